@@ -1,0 +1,1 @@
+"""The operators in plain PyTorch: the definition that every kernel is held to, and what serves where none can."""

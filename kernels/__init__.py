@@ -1,0 +1,1 @@
+"""Triton kernels of the operators; installed as ``hamlet.kernels``."""
