@@ -20,15 +20,35 @@ VALUE_SHAPE = "(B, Hk, Wk, N, Dv)"
 
 @overload
 def cross_scale_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, radius: float | Tensor, max_radius: float, softness: float = ...,
-    scale: float | None = ..., gate: Tensor | None = ..., query_extent: Tensor | None = ...,
-    key_extent: Tensor | None = ..., return_lse: Literal[False] = ..., backend: str | None = ...,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    radius: float | Tensor,
+    max_radius: float,
+    softness: float = ...,
+    scale: float | None = ...,
+    gate: Tensor | None = ...,
+    query_extent: Tensor | None = ...,
+    key_extent: Tensor | None = ...,
+    return_lse: Literal[False] = ...,
+    backend: str | None = ...,
 ) -> Tensor: ...
 @overload
 def cross_scale_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, radius: float | Tensor, max_radius: float, softness: float = ...,
-    scale: float | None = ..., gate: Tensor | None = ..., query_extent: Tensor | None = ...,
-    key_extent: Tensor | None = ..., return_lse: Literal[True], backend: str | None = ...,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    radius: float | Tensor,
+    max_radius: float,
+    softness: float = ...,
+    scale: float | None = ...,
+    gate: Tensor | None = ...,
+    query_extent: Tensor | None = ...,
+    key_extent: Tensor | None = ...,
+    return_lse: Literal[True],
+    backend: str | None = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def cross_scale_attention(
     query: Tensor,
@@ -135,17 +155,18 @@ def prepare(
     softness = checks.number("softness", softness, above=0)
     max_radius = checks.number("max_radius", max_radius, least=0.5)
     scale = default_scale(query) if scale is None else checks.number("scale", scale)
+    radii: Tensor | None = None
     if isinstance(radius, Tensor):
-        radius = checks.broadcastable("radius", radius, windows, query, "(B, Hq, Wq, N)")
+        radii = checks.broadcastable("radius", radius, windows, query, "(B, Hq, Wq, N)")
     else:
         # One radius for all is the bound itself: the kernels then need no tensor, and look no further than it reaches.
-        max_radius, radius = min(max(checks.number("radius", radius), 0.5), max_radius), None
+        max_radius = min(max(checks.number("radius", radius), 0.5), max_radius)
     if gate is not None:
         gate = checks.broadcastable("gate", gate, windows, query, "(B, Hq, Wq, N)")
     for name, extent in (("query_extent", query_extent), ("key_extent", key_extent)):
         if extent is not None:
             checks.integer_tensor(name, extent, (query.shape[0], 2), query, "(B, 2)")
-    return query, key, value, radius, gate, query_extent, key_extent, max_radius, softness, scale
+    return query, key, value, radii, gate, query_extent, key_extent, max_radius, softness, scale
 
 
 def grids(query: Tensor, key: Tensor, value: Tensor, suffix: str = "") -> None:
@@ -154,7 +175,9 @@ def grids(query: Tensor, key: Tensor, value: Tensor, suffix: str = "") -> None:
     checks.sizes(f"key{suffix}", key, (batch, None, None, heads, channels), f"{KEY_SHAPE} of the query")
     checks.sizes(f"value{suffix}", value, (*key.shape[:4], None), f"{VALUE_SHAPE} on the key's grid")
     if 0 in key.shape[1:3] and 0 not in query.shape[:4]:
-        raise ValueError(f"key{suffix}: got shape {tuple(key.shape)}, expected at least one pixel for the queries to see")
+        raise ValueError(
+            f"key{suffix}: got shape {tuple(key.shape)}, expected at least one pixel for the queries to see"
+        )
 
 
 def default_scale(query: Tensor) -> float:

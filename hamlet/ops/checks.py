@@ -49,7 +49,7 @@ def sizes(name: str, tensor: Tensor, expected: Sequence[int | None], meaning: st
 def number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> float:
     """Return a finite float that is at least ``least`` and greater than ``above``."""
     bounds = f"a finite number > {above}" if above > -math.inf else f"a finite number >= {least}"
-    if isinstance(value, Tensor) or isinstance(value, bool) or not isinstance(value, float | int):
+    if isinstance(value, bool) or not isinstance(value, float | int):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {bounds}")
     if not (-math.inf < value < math.inf and value >= least and value > above):
         raise ValueError(f"{name}: got {value}, expected {bounds}")
@@ -73,7 +73,9 @@ def broadcastable(name: str, value: object, shape: Sequence[int], like: Tensor, 
     same_device(name, value, "query", like)
     trailing = tuple(shape)[len(shape) - value.ndim :] if value.ndim <= len(shape) else None
     if trailing is None or any(got not in (1, want) for got, want in zip(value.shape, trailing, strict=True)):
-        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected one broadcastable to {meaning} = {tuple(shape)}")
+        raise ValueError(
+            f"{name}: got shape {tuple(value.shape)}, expected one broadcastable to {meaning} = {tuple(shape)}"
+        )
     return value.expand(*shape)
 
 
@@ -94,7 +96,9 @@ def extent_values(name: str, extent: Tensor | None, height: int, width: int) -> 
         return
     grid = torch.tensor([height, width])
     if bool(((extent < 1) | (extent > grid)).any()):
-        raise ValueError(f"{name}: got {extent.tolist()}, expected each (height, width) within (1, 1) and ({height}, {width})")
+        raise ValueError(
+            f"{name}: got {extent.tolist()}, expected each (height, width) within (1, 1) and ({height}, {width})"
+        )
 
 
 def dilation_values(dilation: Tensor | None, max_dilation: int) -> None:
@@ -102,4 +106,6 @@ def dilation_values(dilation: Tensor | None, max_dilation: int) -> None:
     if dilation is None or dilation.device.type != "cpu" or dilation.numel() == 0:
         return
     if bool(((dilation < 1) | (dilation > max_dilation)).any()):
-        raise ValueError(f"dilation: got {dilation.tolist()}, expected every entry within 1 and max_dilation = {max_dilation}")
+        raise ValueError(
+            f"dilation: got {dilation.tolist()}, expected every entry within 1 and max_dilation = {max_dilation}"
+        )

@@ -107,7 +107,9 @@ def prepare(
     if not isinstance(residual, bool):
         raise TypeError(f"residual: got {type(residual).__name__}, expected a bool")
     if residual and (channels != outputs or stride != 1):
-        raise ValueError(f"residual: got Cin = {channels}, Cout = {outputs}, stride = {stride}, expected Cin == Cout and stride 1")
+        raise ValueError(
+            f"residual: got Cin = {channels}, Cout = {outputs}, stride = {stride}, expected Cin == Cout and stride 1"
+        )
     if bias is not None:
         bias = _bias(bias, weight, batch, outputs)
     if extent is not None:
@@ -144,7 +146,9 @@ def _dilation(dilation: object, groups: int, input: Tensor) -> tuple[list[int], 
     return steps, tensor
 
 
-def _check_values(input: Tensor, weight: Tensor, bias: Any, dilation: Tensor | None, extent: Tensor | None, *rest: Any) -> None:
+def _check_values(
+    input: Tensor, weight: Tensor, bias: Any, dilation: Tensor | None, extent: Tensor | None, *rest: Any
+) -> None:
     max_dilation = rest[1]
     checks.extent_values("extent", extent, *input.shape[2:])
     checks.dilation_values(dilation, max_dilation)

@@ -179,9 +179,9 @@ def _fake(
 
 
 def _incoming(gradients: Sequence[Any], inputs: Sequence[Any]) -> tuple[list[Tensor]]:
-    given = gradients[0] or [None] * len(inputs[0])
-    missing = [None if grad is not None else torch.zeros_like(out) for grad, out in zip(given, _fake(*inputs)[0], strict=True)]
-    return ([grad if grad is not None else zeros for grad, zeros in zip(given, missing, strict=True)],)
+    outs, _ = _fake(*inputs)
+    given = gradients[0] or [None] * len(outs)
+    return ([out.zero_() if grad is None else grad for grad, out in zip(given, outs, strict=True)],)
 
 
 operator = Operator(

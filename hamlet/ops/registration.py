@@ -37,7 +37,15 @@ class Operator:
     """
 
     def __init__(
-        self, name: str, *, arguments: str, results: str, incoming: str, kept: str, outgoing: str, differentiable: Sequence[int]
+        self,
+        name: str,
+        *,
+        arguments: str,
+        results: str,
+        incoming: str,
+        kept: str,
+        outgoing: str,
+        differentiable: Sequence[int],
     ) -> None:
         self.name = name
         self.differentiable = tuple(differentiable)
@@ -107,9 +115,7 @@ def implement(
 
     def reference_backward(*arguments: Any) -> Any:
         inputs = operator.forward_arguments(arguments)
-        found = reference.backward(
-            *arguments[: operator.incoming_count], *inputs, *kept(reference.forward(*inputs))
-        )
+        found = reference.backward(*arguments[: operator.incoming_count], *inputs, *kept(reference.forward(*inputs)))
         return tuple(_absent(inputs) if gradient is None else gradient for gradient in found)
 
     def differentiate_twice(ctx: Any, *gradients: Any) -> tuple[Any, ...]:

@@ -68,7 +68,9 @@ class _Transformable(torch.autograd.Function):
         return (None, *flatten(found, plan.layout))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], plan: _Plan, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], plan: _Plan, *tensors: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         size = info.batch_size
         folded = [_fold(tensor, dim, size) for tensor, dim in zip(tensors, in_dims[1:], strict=True)]
         plan.result_layout, results = split(call(plan.op, *join(plan.layout, folded)))
@@ -113,7 +115,7 @@ def vector_jacobian(function: Callable[..., Any], arguments: Sequence[Any], grad
         return tuple(results)
 
     leaves = [tensor for tensor, is_leaf in zip(tensors, floating, strict=True) if is_leaf]
-    outputs, pull_back = torch.func.vjp(of_floating, *leaves)
+    outputs, pull_back, *_ = torch.func.vjp(of_floating, *leaves)
     incoming = flatten(tuple(gradients), result_layout[0])
     filled = [torch.zeros_like(out) if grad is None else grad for out, grad in zip(outputs, incoming, strict=True)]
     found = iter(pull_back(tuple(filled)))

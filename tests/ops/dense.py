@@ -29,7 +29,9 @@ def ramp(query_grid, key_grid, radius, max_radius, softness, query_extent=None, 
     return torch.stack(weights)
 
 
-def attention(query, key, value, *, radius, max_radius, softness=1.0, scale=None, gate=None, query_extent=None, key_extent=None):
+def attention(
+    query, key, value, *, radius, max_radius, softness=1.0, scale=None, gate=None, query_extent=None, key_extent=None
+):
     """Output and log-sum-exp as a softmax of ``logits + log m`` over every key of the grid, by autograd's own rules."""
     batch, hq, wq, heads, channels = query.shape
     hk, wk = key.shape[1:3]
@@ -56,7 +58,9 @@ def convolution(input, weight, bias=None, *, stride=1, dilation=1, groups=1, res
     samples = []
     for b in range(input.shape[0]):
         height, width = input.shape[2:] if extent is None else extent[b].tolist()
-        steps = [dilation] if isinstance(dilation, int) else list(dilation[b] if isinstance(dilation, Tensor) else dilation)
+        steps = (
+            [dilation] if isinstance(dilation, int) else list(dilation[b] if isinstance(dilation, Tensor) else dilation)
+        )
         valid = input[b : b + 1, :, :height, :width]
         blocks = [
             F.conv2d(x, w, None, stride, [int(d) * (k // 2) for k in w.shape[2:]], int(d), groups // len(steps))

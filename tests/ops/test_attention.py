@@ -102,7 +102,9 @@ def test_agrees_with_flex_attention():
     expected, lse = flex_attention(
         *heads_first, score_mod=lambda score, b, h, q, k: score + log_ramp[b, h, q, k], return_lse=True
     )
-    out, own_lse = cross_scale_attention(query, key, value, radius=radius, max_radius=3.0, softness=0.7, return_lse=True)
+    out, own_lse = cross_scale_attention(
+        query, key, value, radius=radius, max_radius=3.0, softness=0.7, return_lse=True
+    )
     torch.testing.assert_close(out, expected.transpose(1, 2).unflatten(1, (8, 6)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(own_lse, lse.transpose(1, 2).unflatten(1, (8, 6)), rtol=1e-4, atol=1e-5)
 
@@ -165,7 +167,9 @@ def test_what_no_window_reaches_changes_nothing(bad):
 def run_with_gradients(query, key, value, radius):
     leaves = {"query": query, "key": key, "value": value, "radius": radius}
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in leaves.items()}
-    out = cross_scale_attention(leaves["query"], leaves["key"], leaves["value"], radius=leaves["radius"], max_radius=2.0)
+    out = cross_scale_attention(
+        leaves["query"], leaves["key"], leaves["value"], radius=leaves["radius"], max_radius=2.0
+    )
     torch.manual_seed(1)
     gradients = torch.autograd.grad(out, list(leaves.values()), torch.randn_like(out))
     return dict(zip(leaves, gradients, strict=True)) | {"out": out}
@@ -207,9 +211,7 @@ def test_log_sum_exp_joins_two_sets_of_heads_of_keys():
     first, first_lse = cross_scale_attention(query, key, value, return_lse=True, **fixed)
     second, second_lse = cross_scale_attention(query, other_key, other_value, return_lse=True, **fixed)
     share = torch.sigmoid(first_lse - second_lse)[..., None]
-    both = cross_scale_attention(
-        query, torch.cat([key, other_key], 2), torch.cat([value, other_value], 2), **fixed
-    )
+    both = cross_scale_attention(query, torch.cat([key, other_key], 2), torch.cat([value, other_value], 2), **fixed)
     torch.testing.assert_close(share * first + (1 - share) * second, both)
 
 

@@ -123,7 +123,9 @@ def test_a_dilation_beyond_the_grid_leaves_the_centre():
     torch.testing.assert_close(out, input * weight[0, 0, 0, 1, 1])
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 5, 5), (2, 4, 0, 5), (2, 4, 5, 0)], ids=["no samples", "no rows", "no columns"])
+@pytest.mark.parametrize(
+    "shape", [(0, 4, 5, 5), (2, 4, 0, 5), (2, 4, 5, 0)], ids=["no samples", "no rows", "no columns"]
+)
 @pytest.mark.parametrize("run_time", [False, True], ids=["static", "run-time dilation"])
 def test_zero_sizes(shape, run_time):
     input = torch.randn(shape, requires_grad=True)

@@ -23,7 +23,13 @@ def radii(*shape, bound):
 
 
 def attention_call():
-    tensors = [leaf(2, 4, 2, 2, 3), leaf(2, 2, 4, 2, 3), leaf(2, 2, 4, 2, 2), radii(2, 4, 2, 2, bound=2), leaf(2, 4, 2, 2)]
+    tensors = [
+        leaf(2, 4, 2, 2, 3),
+        leaf(2, 2, 4, 2, 3),
+        leaf(2, 2, 4, 2, 2),
+        radii(2, 4, 2, 2, bound=2),
+        leaf(2, 4, 2, 2),
+    ]
     return lambda q, k, v, r, g: cross_scale_attention(
         q, k, v, radius=r, max_radius=2.0, gate=g, return_lse=True
     ), tensors

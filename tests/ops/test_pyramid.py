@@ -17,9 +17,16 @@ def layer():
         [torch.randn(2, *grid, 2, channels, dtype=torch.float64, requires_grad=True) for grid in GRIDS]
         for channels in (4, 4, 3)
     )
-    radius = [[torch.rand(2, *grid, 2, dtype=torch.float64) * bound for bound in row] for grid, row in zip(GRIDS, REACH)]
+    radius = [
+        [torch.rand(2, *grid, 2, dtype=torch.float64) * bound for bound in row]
+        for grid, row in zip(GRIDS, REACH, strict=True)
+    ]
     radius[0][2], radius[1][1] = None, 1.25
-    gate = [[None] * 3, [torch.rand(2, *GRIDS[1], 1, dtype=torch.float64)] * 3, [None, torch.rand(2, dtype=torch.float64), None]]
+    gate = [
+        [None] * 3,
+        [torch.rand(2, *GRIDS[1], 1, dtype=torch.float64)] * 3,
+        [None, torch.rand(2, dtype=torch.float64), None],
+    ]
     extents = [torch.tensor([[9, 4], [6, 7]]), torch.tensor([[5, 2], [3, 4]]), torch.tensor([[2, 2], [1, 3]])]
     return (queries, keys, values), {"radius": radius, "gate": gate, "max_radius": REACH, "extents": extents}
 

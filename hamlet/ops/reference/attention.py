@@ -97,7 +97,7 @@ def backward(
         d_probability = (d_o @ v.mT).masked_fill(~ramp.reached, 0)
         ungated = (probability * d_probability).sum(-1, keepdim=True)
         d_unweighted = d_probability - ungated
-        if gate is not None:
+        if gate is not None and d_gate is not None:
             block_gate = _rows(gate, block.queries, dtype)
             d_unweighted = d_unweighted * block_gate
             d_o = d_o * block_gate
@@ -108,7 +108,7 @@ def backward(
         d_query[block.queries] = _grid(scale * (d_logits @ k.nan_to_num()), block.queries)
         d_key[block.keys] += _grid(scale * (d_logits.mT @ q.nan_to_num()), block.keys)
         d_value[block.keys] += _grid(probability.mT @ d_o.nan_to_num(), block.keys)
-        if radius is not None:
+        if radius is not None and d_radius is not None:
             slope = (unweighted * d_unweighted).masked_fill(~ramp.rising, 0).sum(-1, keepdim=True) / softness
             d_radius[block.queries] = _grid(slope, block.queries).squeeze(-1).to(radius.dtype)
     return d_query.to(out_dtype), d_key.to(out_dtype), d_value.to(out_dtype), d_radius, d_gate

@@ -35,7 +35,9 @@ def pairs(
     """
     radii, gates = iter(radius), iter(gate)
     for index, with_radius, with_gate, bound in zip(indices, has_radius, has_gate, max_radius, strict=True):
-        yield Pair(*divmod(index, levels), next(radii) if with_radius else None, next(gates) if with_gate else None, bound)
+        yield Pair(
+            *divmod(index, levels), next(radii) if with_radius else None, next(gates) if with_gate else None, bound
+        )
 
 
 def forward(
@@ -57,7 +59,9 @@ def forward(
     outs = [q.new_zeros((*q.shape[:4], values[0].shape[4]), dtype=dtype) for q in queries]
     lses = []
     for pair in pairs(len(queries), indices, radius, has_radius, gate, has_gate, max_radius):
-        out, lse = attention.forward(*_of(pair, queries, keys, values, extents), pair.max_radius, softness, scale, dtype)
+        out, lse = attention.forward(
+            *_of(pair, queries, keys, values, extents), pair.max_radius, softness, scale, dtype
+        )
         outs[pair.i] = outs[pair.i] + out
         lses.append(lse)
     return [out.to(queries[0].dtype) for out in outs], lses

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 7
-"""Queries a side of a block. Seven divides the grids of a 224-pixel image's pyramid, and a block's logits stay in cache."""
+"""Queries a side of a block: it divides the grids of a 224-pixel image's pyramid, and its logits stay in cache."""
 
 
 class Span(NamedTuple):
@@ -33,8 +33,9 @@ def spans(
     Blocks that lie beyond every sample's extent are left out.
 
     Example:
-        >>> spans(8, 4, None, None, reach=1.5, block=4)
-        [Span(queries=slice(0, 4, None), keys=slice(0, 3, None)), Span(queries=slice(4, 8, None), keys=slice(1, 4, None))]
+        >>> spans(8, 4, None, None, reach=1.5, block=4)  # doctest: +NORMALIZE_WHITESPACE
+        [Span(queries=slice(0, 4, None), keys=slice(0, 3, None)),
+         Span(queries=slice(4, 8, None), keys=slice(1, 4, None))]
     """
     samples = sorted(set(zip(query_extents or [queries], key_extents or [keys], strict=True)))
     found = []
@@ -66,7 +67,7 @@ def distances(
     query_valid = torch.full((1,), queries, device=like.device) if query_extent is None else query_extent
     key_valid = torch.full((1,), keys, device=like.device) if key_extent is None else key_extent
     query_valid, key_valid = query_valid[:, None, None], key_valid[:, None, None]
-    # |key - ((query + 0.5) * hk / hq - 0.5)| over a common denominator: whole numbers until the one rounding at the end.
+    # |key - ((query + 0.5) * hk / hq - 0.5)| over a common denominator: exact until the one rounding at the end.
     numerator = query_valid * (2 * key_index + 1) - (2 * query_index + 1) * key_valid
     distance = numerator.abs().to(dtype) / (2 * query_valid)
     return distance.masked_fill((query_index >= query_valid) | (key_index >= key_valid), math.inf)
