@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,9 @@ logger = logging.getLogger("hamlet.ops")
 NAMES = ("cuda", "triton", "native", "reference")
 """The backends, in the order in which the automatic choice asks them."""
 
-_requested: contextvars.ContextVar[str | None] = contextvars.ContextVar("hamlet_backend", default=None)
+# A plain threading.local: torch.compile sees a change of its attributes, which it does not of a ContextVar's value
+# before PyTorch 2.12, nor of a class attribute's.
+_scope = threading.local()
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,12 @@ def use_backend(name: str) -> Iterator[None]:
         tensor(9.)
     """
     check_name("name", name)
-    token = _requested.set(name)
+    outer = getattr(_scope, "name", None)
+    _scope.name = name
     try:
         yield
     finally:
-        _requested.reset(token)
+        _scope.name = outer
 
 
 def requested(backend: str | None) -> str | None:
@@ -80,7 +83,7 @@ def requested(backend: str | None) -> str | None:
     if backend is not None:
         check_name("backend", backend)
         return backend
-    return _requested.get()
+    return getattr(_scope, "name", None)
 
 
 def reasons(operator: str, arguments: Sequence[Any]) -> dict[str, list[str]]:

@@ -12,7 +12,10 @@ def poisoned_memory(monkeypatch):
         def filled(*args, **kwargs):
             tensor = function(*args, **kwargs)
             real = type(tensor) is torch.Tensor and tensor.device.type != "meta" and tensor.is_floating_point()
-            return tensor.fill_(torch.nan) if real and not torch.compiler.is_compiling() else tensor
+            if real and not torch.compiler.is_compiling():
+                with torch.no_grad():
+                    tensor.fill_(torch.nan)
+            return tensor
 
         return filled
 
