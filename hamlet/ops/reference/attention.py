@@ -49,7 +49,7 @@ def forward(
         ramp = _ramp(radius, block, max_radius, softness, dtype)
         # A value that is not finite must spoil the queries that reach it, and no other through 0 * NaN.
         logits = (scale * q) @ k.mT + (v.detach() * 0).sum(-1).unsqueeze(-2)
-        logits = logits.masked_fill(~ramp.reached, -torch.inf)
+        logits = logits.masked_fill(ramp.unreached, -torch.inf)
         largest = logits.detach().amax(-1, keepdim=True)
         largest = largest.masked_fill(largest == -torch.inf, 0)
         weights = ramp.weight * torch.exp(logits - largest)
@@ -92,9 +92,9 @@ def backward(
         ramp = _ramp(radius, block, max_radius, softness, dtype)
         row_lse = _rows(lse, block.queries, dtype)
         logits = (scale * q) @ k.mT - row_lse.masked_fill(row_lse == -torch.inf, 0)
-        unweighted = torch.exp(logits.masked_fill(~ramp.reached, -torch.inf))
+        unweighted = torch.exp(logits.masked_fill(ramp.unreached, -torch.inf))
         probability = ramp.weight * unweighted
-        d_probability = (d_o @ v.mT).masked_fill(~ramp.reached, 0)
+        d_probability = (d_o @ v.mT).masked_fill(ramp.unreached, 0)
         ungated = (probability * d_probability).sum(-1, keepdim=True)
         d_unweighted = d_probability - ungated
         if gate is not None and d_gate is not None:
@@ -104,12 +104,15 @@ def backward(
             d_gate[block.queries] = _grid(ungated, block.queries).squeeze(-1).to(gate.dtype)
         if grad_lse is not None:
             d_unweighted = d_unweighted + _rows(grad_lse, block.queries, dtype)
-        d_logits = (probability * d_unweighted).masked_fill(~ramp.reached, 0)
+        d_logits = (probability * d_unweighted).masked_fill(ramp.unreached, 0)
         d_query[block.queries] = _grid(scale * (d_logits @ k.nan_to_num()), block.queries)
         d_key[block.keys] += _grid(scale * (d_logits.mT @ q.nan_to_num()), block.keys)
         d_value[block.keys] += _grid(probability.mT @ d_o.nan_to_num(), block.keys)
         if radius is not None and d_radius is not None:
-            slope = (unweighted * d_unweighted).masked_fill(~ramp.rising, 0).sum(-1, keepdim=True) / softness
+            flat = ramp.unreached | (ramp.margin >= 0)
+            slope = (unweighted * d_unweighted).masked_fill(flat, 0).sum(-1, keepdim=True) / softness
+            own = _rows(radius, block.queries, dtype)
+            slope = slope.masked_fill((own < 0.5) | (own > max_radius), 0)
             d_radius[block.queries] = _grid(slope, block.queries).squeeze(-1).to(radius.dtype)
     return d_query.to(out_dtype), d_key.to(out_dtype), d_value.to(out_dtype), d_radius, d_gate
 
@@ -117,22 +120,17 @@ def backward(
 class _Ramp(NamedTuple):
     """What the window gives each pair: (B or 1, N or 1, queries, keys)."""
 
+    margin: Tensor
+    """Radius less distance; the weight falls where it is negative."""
+    unreached: Tensor
     weight: Tensor
-    reached: Tensor
-    rising: Tensor
-    """Where the weight grows with the radius: strictly between 0 and 1, for a radius that the clamp left alone."""
 
 
 def _ramp(radius: Tensor | None, block: Block, max_radius: float, softness: float, dtype: torch.dtype) -> _Ramp:
-    if radius is None:
-        radius_rows = block.distance.new_full((1, 1, 1, 1), max_radius)
-    else:
-        radius_rows = _rows(radius, block.queries, dtype)
+    clamped = max_radius if radius is None else _rows(radius, block.queries, dtype).clamp(0.5, max_radius)
     # The radius less the distance comes first: a key at exactly the radius then has weight 1 without rounding.
-    margin = radius_rows.clamp(0.5, max_radius) - block.distance
-    reached = margin > -softness
-    rising = reached & (margin < 0) & (radius_rows >= 0.5) & (radius_rows <= max_radius)
-    return _Ramp((1 + margin / softness).clamp(0, 1), reached, rising)
+    margin = clamped - block.distance
+    return _Ramp(margin, margin <= -softness, (1 + margin / softness).clamp(0, 1))
 
 
 def _blocks(
