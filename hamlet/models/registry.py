@@ -1,0 +1,131 @@
+"""Models by name, as timm's users expect them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from hamlet.models.gem import Gem, GemConfig
+from hamlet.models.hamlet import Hamlet, HamletConfig
+
+Model = Hamlet | Gem
+FAMILIES: dict[str, tuple[type[Hamlet] | type[Gem], type[HamletConfig] | type[GemConfig]]] = {
+    "hamlet": (Hamlet, HamletConfig),
+    "gem": (Gem, GemConfig),
+}
+BACKBONES = {
+    "resnet18": "resnet18",
+    "mobilenetv3_large": "mobilenetv3_large_100",
+    "mobilenetv3_small": "mobilenetv3_small_100",
+}
+"""Backbones that the registered models have, under the names they go by here and in timm."""
+
+LEAN: dict[str, dict[str, Any]] = {
+    "hamlet_mobilenetv3_large": {"width": 96, "heads": 3, "window": 32.0},
+    "hamlet_mobilenetv3_small": {"width": 48, "heads": 3},
+}
+"""What the registered models set otherwise than their configuration's defaults: small backbones get small parts."""
+
+
+def list_models(filter: str = "") -> list[str]:
+    """Names of the registered models, those that contain ``filter``, which may hold ``*`` and ``?``.
+
+    ``hamlet_X`` and ``gem_X`` can be created for every X that timm can build with ``features_only`` too.
+
+    Example:
+        >>> list_models("hamlet")
+        ['hamlet_mobilenetv3_large', 'hamlet_mobilenetv3_small', 'hamlet_resnet18']
+    """
+    names = (f"{family}_{backbone}" for family in FAMILIES for backbone in BACKBONES)
+    return sorted(fnmatch.filter(names, f"*{filter}*"))
+
+
+def create_model(
+    name: str,
+    *,
+    descriptor_dim: int = 512,
+    pretrained: bool | str | Path = False,
+    checkpoint: str | Path | None = None,
+    **overrides: Any,
+) -> Model:
+    """Create a model by name, in training mode, on the CPU.
+
+    Args:
+        name: ``hamlet_X`` or ``gem_X``, the plain baseline on the same backbone. X is one of the registered backbones
+            (:func:`list_models`) or any timm model's name.
+        descriptor_dim: length of the descriptors.
+        pretrained: weights of the backbone: True fetches timm's, a path reads a local file.
+        checkpoint: weights of the whole model, written by :func:`hamlet.models.save_checkpoint`; its model and
+            configuration must be those asked for here.
+        overrides: other fields of :class:`HamletConfig` or :class:`GemConfig`, such as ``acsa=False``.
+
+    Returns:
+        A module: images -> descriptors; see :meth:`hamlet.models.hamlet.Hamlet.forward`. It has ``name``, ``config``
+        and ``descriptor_dim``.
+
+    Raises:
+        ValueError: an unknown name or override, with what there is; a value that does not fit; a checkpoint that
+            cannot be read, or of another model or configuration.
+
+    Example:
+        >>> import torch
+        >>> model = create_model("hamlet_mobilenetv3_small", descriptor_dim=128).eval()
+        >>> tuple(model(torch.rand(1, 3, 64, 64)).shape)
+        (1, 128)
+    """
+    config = _config(name, {"descriptor_dim": descriptor_dim, **overrides})
+    if checkpoint is None:
+        return build(name, config, pretrained)
+    from hamlet.models.checkpoint import load_checkpoint
+
+    if pretrained:
+        raise ValueError("pretrained: a checkpoint already holds the backbone's weights; give one of the two")
+    model, _ = load_checkpoint(checkpoint)
+    if model.name != name:
+        raise ValueError(f"checkpoint: {checkpoint} holds {model.name}, expected {name}")
+    found, wanted = dataclasses.asdict(model.config), dataclasses.asdict(config)
+    if differing := [key for key in found if found[key] != wanted[key]]:
+        told = ", ".join(f"{key}={found[key]!r} (asked for: {wanted[key]!r})" for key in differing)
+        raise ValueError(f"checkpoint: {checkpoint} was made with {told}")
+    return model
+
+
+def build(name: str, config: HamletConfig | GemConfig, pretrained: bool | str | Path = False) -> Model:
+    """The model of a checked name and its configuration."""
+    model = FAMILIES[split(name)[0]][0](config, pretrained=pretrained)  # type: ignore[arg-type]
+    model.name = name
+    return model
+
+
+def split(name: str) -> tuple[str, str]:
+    """A model's family and timm's name of its backbone; ValueError with what there is where there is none."""
+    family, _, short = name.partition("_")
+    backbone = BACKBONES.get(short, short)
+    if family not in FAMILIES or not timm.is_model(backbone):
+        near = difflib.get_close_matches(name, list_models(), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"name: got {name!r}{hint}, expected one of {', '.join(list_models())}, or hamlet_X or gem_X for a "
+            "timm model X"
+        )
+    return family, backbone
+
+
+def _config(name: str, settings: dict[str, Any]) -> HamletConfig | GemConfig:
+    family, backbone = split(name)
+    kind = FAMILIES[family][1]
+    known = [field.name for field in dataclasses.fields(kind) if field.name != "backbone"]
+    if unknown := sorted(settings.keys() - set(known)):
+        raise ValueError(f"overrides: got {', '.join(unknown)}, expected some of {', '.join(known)}")
+    return make_config(kind, {"backbone": backbone, **LEAN.get(name, {}), **settings})
+
+
+def make_config(kind: type[HamletConfig] | type[GemConfig], settings: dict[str, Any]) -> HamletConfig | GemConfig:
+    """A configuration from plain data, where tuples may have become lists."""
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return kind(**plain)

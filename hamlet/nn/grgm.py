@@ -1,0 +1,83 @@
+"""GRGM, the global representation (HAMLET architecture, §3.6)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hamlet.nn import grid
+
+
+class GRGM(nn.Module):
+    """One unit vector for a map: g = Normalize(MLP(AttentionPool(Z))).
+
+    Args:
+        width: channels C of the map.
+        descriptor_dim: length of the vector.
+        heads: of the pooling, each with its own softmax over the pixels; divides ``descriptor_dim``.
+        attention_pool: weigh the pixels by content; otherwise all alike.
+
+    Raises:
+        ValueError: a ``descriptor_dim`` below 1.
+
+    Example:
+        >>> grgm = GRGM(32, descriptor_dim=64)
+        >>> descriptor, pooling = grgm(torch.randn(2, 7, 5, 32))
+        >>> tuple(descriptor.shape), tuple(pooling.shape)
+        ((2, 64), (2, 7, 5))
+    """
+
+    def __init__(self, width: int, descriptor_dim: int = 512, *, heads: int = 4, attention_pool: bool = True) -> None:
+        super().__init__()
+        if descriptor_dim < 1:
+            raise ValueError(f"descriptor_dim: got {descriptor_dim}, expected at least 1")
+        hidden = 4 * width
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.value = nn.Linear(width, hidden)
+        self.score = nn.Linear(width, heads, bias=False) if attention_pool else None
+        if self.score is not None:
+            nn.init.trunc_normal_(self.score.weight, std=0.02)
+        self.mlp = _ResidualMLP(hidden, descriptor_dim)
+
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Describe maps.
+
+        Args:
+            x: (B, H, W, C), finite in the padding too.
+            extent: int (B, 2), or None.
+
+        Returns:
+            Descriptors (B, descriptor_dim) of length 1, at least float32, and the weights of the pixels, averaged over
+            the heads: (B, H, W), which sum to 1 over the valid pixels and are 0 outside.
+        """
+        x = self.norm(x)
+        weights = self._weights(x, extent)
+        values = self.value(x).unflatten(-1, (self.heads, -1))
+        pooled = torch.einsum("bhwn,bhwnc->bnc", weights.to(values.dtype), values).flatten(1)
+        vector = self.mlp(pooled)
+        vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
+        return F.normalize(vector, dim=1), weights.mean(-1)
+
+    def _weights(self, x: Tensor, extent: Tensor | None) -> Tensor:
+        logits = self.score(x) if self.score is not None else x.new_zeros((*x.shape[:3], self.heads))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if extent is not None:
+            logits = logits.masked_fill(~grid.valid(extent, *x.shape[1:3])[..., None], -torch.inf)
+        return logits.flatten(1, 2).softmax(1).unflatten(1, x.shape[1:3])
+
+
+class _ResidualMLP(nn.Module):
+    """A perceptron beside a linear map. It begins small: a linear map of fresh features tells images apart better."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        last = nn.Linear(inputs, outputs)
+        nn.init.trunc_normal_(last.weight, std=0.002)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, inputs), nn.GELU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.layers(x)
