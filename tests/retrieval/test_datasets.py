@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hamlet.retrieval.datasets import load_labelled_folder, load_plain_pickle, load_revisited
+
+
+def truth() -> dict[str, Any]:
+    return {
+        "gnd": [
+            {"bbx": [136.5, 34.1, 648.5, 955.7], "easy": [0], "hard": [2], "junk": [1]},
+            {"bbx": [0, 0, 10, 10], "easy": [], "hard": [1, 2], "junk": []},
+        ],
+        "imlist": ["ashmolean_1", "oxford_2", "radcliffe_3"],
+        "qimlist": ["all_souls_1", "christ_church_2"],
+    }
+
+
+def write(folder: Path, content: Any, name: str = "roxford5k") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # The published files are of protocol 2.
+    (folder / f"gnd_{name}.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    (folder / "jpg").mkdir(exist_ok=True)
+    for image in truth()["imlist"] + truth()["qimlist"]:
+        Image.new("RGB", (4, 4)).save(folder / "jpg" / f"{image}.jpg")
+
+
+@pytest.mark.parametrize("below", ["", "rparis6k"])
+def test_layout_as_downloaded(tmp_path: Path, below: str) -> None:
+    write(tmp_path / below, truth(), "rparis6k")
+    found = load_revisited("rparis6k", tmp_path)
+    assert found.database.names == ["ashmolean_1.jpg", "oxford_2.jpg", "radcliffe_3.jpg"]
+    assert found.queries.names == ["all_souls_1.jpg", "christ_church_2.jpg"]
+    assert found.queries.path("all_souls_1.jpg") == tmp_path / below / "jpg" / "all_souls_1.jpg"
+    assert found.boxes == [[136.5, 34.1, 648.5, 955.7], [0, 0, 10, 10]]
+    assert found.gnd == [{"easy": [0], "hard": [2], "junk": [1]}, {"easy": [], "hard": [1, 2], "junk": []}]
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"name: got 'oxford', expected one of roxford5k, rparis6k"):
+        load_revisited("oxford", tmp_path)
+    with pytest.raises(ValueError, match=r"no gnd_roxford5k\.pkl, expected it there or in .*/roxford5k"):
+        load_revisited("roxford5k", tmp_path)
+    write(tmp_path, truth())
+    for name in ("oxford_2", "christ_church_2"):
+        (tmp_path / "jpg" / f"{name}.jpg").unlink()
+    with pytest.raises(ValueError, match=r"jpg: lacks 2 of 5 images, such as oxford_2\.jpg"):
+        load_revisited("roxford5k", tmp_path)
+    (tmp_path / "jpg").rename(tmp_path / "images")
+    with pytest.raises(ValueError, match="no such folder, expected the 5 images"):
+        load_revisited("roxford5k", tmp_path)
+
+
+def change(path: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    def changed(content: dict[str, Any]) -> Any:
+        place: Any = content
+        *above, last = path.split("/")
+        for step in above:
+            place = place[int(step) if step.isdigit() else step]
+        place[last] = value
+        return content
+
+    return changed
+
+
+BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a list": (lambda content: [content], "no ground truth"),
+    "no gnd": (lambda content: {"imlist": [], "qimlist": []}, "no ground truth"),
+    "numbers for names": (change("imlist", [1, 2, 3]), "imlist is not a list of names"),
+    "no names": (change("qimlist", []), "qimlist is not a list of names"),
+    "a name twice": (change("imlist", ["a", "a", "b"]), "imlist has a name twice"),
+    "too few queries": (change("gnd", []), "entry for each query"),
+    "no box": (change("gnd/0/bbx", None), "query 0 has no box"),
+    "box of three": (change("gnd/1/bbx", [0, 0, 1]), "query 1 has no box"),
+    "box inside out": (change("gnd/1/bbx", [5, 5, 1, 9]), "query 1 has no box"),
+    "box without end": (change("gnd/1/bbx", [0, 0, float("inf"), 9]), "query 1 has no box"),
+    "index beyond": (change("gnd/0/easy", [3]), "query 0 has no list 'easy' of indices below 3"),
+    "negative index": (change("gnd/0/junk", [-1]), "'junk'"),
+    "index of another type": (change("gnd/0/hard", [True]), "'hard'"),
+    "list missing": (change("gnd/1/hard", None), "query 1 has no list 'hard'"),
+    "path that leaves": (change("imlist", ["../../etc/passwd", "b", "c"]), r"with '\.\.'"),
+    "absolute path": (change("qimlist", ["/etc/passwd", "b"]), "an absolute path"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_ground_truth(kind: str, tmp_path: Path) -> None:
+    spoil, message = BROKEN[kind]
+    write(tmp_path, spoil(truth()))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_revisited("roxford5k", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("pwned",)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_that_would_run_code(tmp_path: Path, protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"gnd": [Evil()]}, protocol=protocol))
+    with pytest.raises(ValueError, match=r"names (posix|os)\.mkdir, expected dicts, lists"):
+        load_plain_pickle(tmp_path / "a.pkl")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("content", [{1, 2}, bytearray(b"a"), 1j, Path("a"), range(3)])
+def test_pickle_with_anything_else(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(ValueError, match="expected dicts, lists, strings and numbers only"):
+        load_plain_pickle(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize("content", [b"", b"text, no pickle", pickle.dumps(truth())[:-20], b"Pout\n."])
+def test_pickle_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pkl: ") as caught:
+        load_plain_pickle(tmp_path / "a.pkl")
+    assert "\n" not in str(caught.value)
+
+
+def test_plain_pickle_of_every_protocol(tmp_path: Path) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(truth(), protocol=protocol))
+        assert load_plain_pickle(tmp_path / "a.pkl") == truth()
+
+
+def test_labelled_folder(write_pictures: Callable[[Path, int], list[str]], tmp_path: Path) -> None:
+    write_pictures(tmp_path, 4)
+    (tmp_path / "2/deep").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "2/deep/a.png")
+    images, labels = load_labelled_folder(tmp_path)
+    assert dict(zip(images.names, labels, strict=True)) == {
+        "0/000.png": "0", "0/003.png": "0", "1/001.png": "1", "2/002.png": "2", "2/deep/a.png": "2"
+    }  # fmt: skip
+    Image.new("RGB", (4, 4)).save(tmp_path / "loose.png")
+    with pytest.raises(ValueError, match=r"'loose\.png' lies in no subfolder"):
+        load_labelled_folder(tmp_path)

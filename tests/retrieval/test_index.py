@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hamlet.retrieval import Index
+from hamlet.retrieval.index import _HEADER, MAGIC
+
+
+def descriptors(count: int, dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def names(count: int, start: int = 0) -> list[str]:
+    return [f"photos/{number}.jpg" for number in range(start, start + count)]
+
+
+def test_flat_is_exact() -> None:
+    database, queries = descriptors(200), descriptors(5, seed=1)
+    scores, ids = Index.build(database, names(200)).search(queries, 10)
+    similarity = queries @ database.T
+    expected = np.argsort(-similarity, axis=1)[:, :10]
+    assert ids == [[f"photos/{row}.jpg" for row in found] for found in expected]
+    assert scores.dtype == np.float32
+    assert np.allclose(scores, np.take_along_axis(similarity, expected, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "HNSW8", "SQ8", "PCA15,Flat", "IVF2,PQ8x4"])
+def test_other_kinds_find_what_they_hold(factory: str) -> None:
+    database = descriptors(320)
+    index = Index.build(database, names(320), factory)
+    _, ids = index.search(database, 1)
+    found = sum(row == [name] for row, name in zip(ids, index.ids, strict=True))
+    assert found >= 0.9 * len(index)
+
+
+def test_k_beyond_the_index() -> None:
+    index = Index.build(descriptors(3), names(3))
+    scores, ids = index.search(descriptors(2, seed=1), 100)
+    assert scores.shape == (2, 3)
+    assert [sorted(row) for row in ids] == [names(3)] * 2
+
+
+def test_approximate_index_that_finds_fewer() -> None:
+    index = Index.build(descriptors(320), names(320), "IVF8,Flat")
+    scores, ids = index.search(descriptors(4, seed=1), 320)
+    for row, found in zip(scores, ids, strict=True):
+        assert 0 < len(found) < 320
+        assert np.isfinite(row[: len(found)]).all()
+        assert np.isneginf(row[len(found) :]).all()
+
+
+def test_add(tmp_path: Path) -> None:
+    index = Index.build(descriptors(3), names(3))
+    more = torch.from_numpy(descriptors(2, seed=1))
+    index.add(more, names(2, start=3))
+    assert index.ids == names(5)
+    assert len(index) == 5
+    assert index.search(more, 1)[1] == [["photos/3.jpg"], ["photos/4.jpg"]]
+    for repeated in (["new.jpg", "photos/1.jpg"], ["new.jpg", "new.jpg"]):
+        with pytest.raises(ValueError, match="comes twice"):
+            index.add(more, repeated)
+    assert index.ids == names(5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    rows = torch.eye(4, dtype=dtype)
+    assert Index.build(rows, names(4)).search(rows[2:3], 1)[1] == [["photos/2.jpg"]]
+
+
+def test_survives_saving(tmp_path: Path) -> None:
+    database = descriptors(64)
+    index = Index.build(database, names(64), "HNSW8", metadata={"model": "hamlet_resnet18", "longest_side": 512})
+    index.save(tmp_path / "folder" / "a.index")
+    again = Index.load(tmp_path / "folder" / "a.index")
+    assert (again.ids, again.dim, again.factory) == (names(64), 16, "HNSW8")
+    assert again.metadata == {"model": "hamlet_resnet18", "longest_side": 512}
+    assert again.search(database, 3)[1] == index.search(database, 3)[1]
+    again.add(descriptors(1, seed=9), ["new.jpg"])
+    assert len(again) == 65
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a.index"]
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path: Path) -> None:
+    index = Index.build(descriptors(4), names(4))
+    index.save(tmp_path / "a.index")
+    before = (tmp_path / "a.index").read_bytes()
+    index.metadata["model"] = object()
+    with pytest.raises(TypeError, match="JSON"):
+        index.save(tmp_path / "a.index")
+    assert (tmp_path / "a.index").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    Index.build(descriptors(4), names(4)).save(tmp_path / "a.index")
+    content = (tmp_path / "a.index").read_bytes()
+    for length in {*range(0, len(content), 7), len(content) - 1}:
+        (tmp_path / "b.index").write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"b\.index: ") as caught:
+            Index.load(tmp_path / "b.index")
+        assert "\n" not in str(caught.value)
+
+
+def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
+    Index.build(descriptors(2, dim=4), names(2)).save(tmp_path / "a.index")
+    content = bytearray((tmp_path / "a.index").read_bytes())
+    for place in range(len(content)):
+        content[place] ^= 0x40
+        (tmp_path / "b.index").write_bytes(content)
+        with pytest.raises(ValueError, match=r"b\.index: "):
+            Index.load(tmp_path / "b.index")
+        content[place] ^= 0x40
+
+
+def with_header(text: bytes, index: bytes) -> bytes:
+    return _HEADER.pack(MAGIC, 1, len(text), len(index), hashlib.sha256(text + index).digest()) + text + index
+
+
+FOREIGN = {
+    "empty": (b"", "not an index"),
+    "text": (b"hello, this is a long enough text to hold a header of any index file", "not an index"),
+    "faiss alone": (b"IxFI" + bytes(100), "not an index"),
+    "newer version": (_HEADER.pack(MAGIC, 2, 0, 0, bytes(32)), "version 2, expected 1"),
+    "enormous lengths": (_HEADER.pack(MAGIC, 1, 2**63, 2**63, bytes(32)), "expected"),
+    "not faiss": (
+        with_header(b'{"ids": [], "dim": 1, "factory": "Flat", "metadata": {}}', b"garbage!"),
+        "faiss cannot read",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_files_are_refused(kind: str, tmp_path: Path) -> None:
+    content, message = FOREIGN[kind]
+    (tmp_path / "a.index").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        Index.load(tmp_path / "a.index")
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_that_do_not_match_the_faiss_part(tmp_path: Path) -> None:
+    Index.build(descriptors(2), names(2)).save(tmp_path / "a.index")
+    content = (tmp_path / "a.index").read_bytes()
+    _, _, text_length, index_length, _ = _HEADER.unpack(content[: _HEADER.size])
+    text, index = content[_HEADER.size :][:text_length], content[-index_length:]
+    (tmp_path / "b.index").write_bytes(with_header(text.replace(b'"photos/0.jpg", ', b""), index))
+    with pytest.raises(ValueError, match="do not match its 1 ids"):
+        Index.load(tmp_path / "b.index")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(ValueError, match="expected an index file"):
+            Index.load(path)
+
+
+ONE = np.ones((1, 4), np.float32)
+BAD = {
+    "one axis": (np.ones(4, np.float32), ["a"], "Flat", r"shape \(4,\)"),
+    "integers": (np.ones((1, 4), int), ["a"], "Flat", "int64, expected floating"),
+    "not a number": (np.array([[1.0, 0], [np.nan, 0]]), ["a", "b"], "Flat", "row 1 holds NaN"),
+    "infinity": (np.array([[np.inf, 0]]), ["a"], "Flat", "row 0 holds NaN or infinity"),
+    "nothing": (np.ones((0, 4), np.float32), [], "Flat", "at least one row"),
+    "too few ids": (ONE, [], "Flat", "ids: got 0"),
+    "repeated id": (np.ones((2, 4), np.float32), ["a", "a"], "Flat", "'a' comes twice"),
+    "unknown factory": (ONE, ["a"], "Nonsense", "factory: got 'Nonsense', faiss says: could not parse"),
+    "too few to train": (ONE, ["a"], "IVF8,Flat", "factory: got 'IVF8,Flat'.*training points"),
+    "a factory with its own ids": (ONE, ["a"], "IDMap,Flat", "factory: got 'IDMap,Flat'"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input(kind: str) -> None:
+    rows, ids, factory, message = BAD[kind]
+    with pytest.raises(ValueError, match=message) as caught:
+        Index.build(rows, ids, factory)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_search_and_ids() -> None:
+    index = Index.build(descriptors(2), names(2))
+    with pytest.raises(ValueError, match="k: got 0"):
+        index.search(descriptors(1), 0)
+    with pytest.raises(ValueError, match=r"shape \(1, 8\), expected \(n, 16\)"):
+        index.search(descriptors(1, dim=8), 1)
+    with pytest.raises(TypeError, match="got 7 of type int"):
+        index.add(descriptors(1), [7])  # type: ignore[list-item]
