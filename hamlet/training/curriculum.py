@@ -1,0 +1,151 @@
+"""Which samples a step trains on: easy ones first, in an order that the seed and the step decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from hamlet.training.recipe import Recipe
+from hamlet.training.schedule import chance, pace
+
+Batch = list[tuple[int, int]]
+"""(sample, seed of its view) of each place in a batch."""
+
+
+class Curriculum(Sampler[Batch]):
+    """Batches over the easiest samples; the pool of them grows as :func:`hamlet.training.schedule.pace` says.
+
+    Training goes in rounds. At a round's start the samples are ranked by difficulty and the pool is cut; the round is
+    one pass over the pool in random order, filled up to whole batches. The batches of a round are a function of the
+    recipe, the round's first step and its pool, so that with :meth:`state_dict` any step can be gone back to, however
+    far ahead a data loader has read.
+
+    With difficulty "loss", a sample that has not been seen counts as the easiest, so that each is tried early.
+
+    Args:
+        labels: the class of each sample.
+        recipe: its curriculum, seed, steps, batch size and samples per class.
+        difficulty: (n,) for difficulty "teacher", larger is harder.
+        process, processes: which part of each batch to give, of how many.
+
+    Raises:
+        ValueError: no samples, a batch that does not divide among the processes, or a teacher's difficulty that is
+            missing.
+
+    Example:
+        >>> from hamlet.training import load_recipe
+        >>> recipe = load_recipe("folder", ["batch_size=2", "data.samples_per_class=1", "curriculum.start=0.5"])
+        >>> curriculum = Curriculum([0, 1, 2, 3], recipe)
+        >>> [len(batch) for batch in curriculum]  # half of four samples are in use
+        [2]
+
+    Source: HAMLET architecture, §4.2.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        recipe: Recipe,
+        difficulty: Sequence[float] | None = None,
+        *,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if not len(labels):
+            raise ValueError("dataset: got no samples, expected at least one")
+        if recipe.batch_size % processes:
+            raise ValueError(f"batch_size: got {recipe.batch_size}, expected a multiple of the {processes} processes")
+        if recipe.curriculum.difficulty == "teacher" and difficulty is None:
+            raise ValueError("curriculum.difficulty: got teacher, but there is no teacher with prototypes")
+        self.labels = np.asarray(labels)
+        self.recipe = recipe
+        self.part = slice(process, None, processes)
+        self.step = 0
+        given = recipe.curriculum.difficulty == "teacher"
+        self.difficulty = np.asarray(difficulty, float) if given else np.full(len(labels), -np.inf)
+        # Equal difficulties, such as those of unseen samples, are ranked at random.
+        self.tie_break = np.random.default_rng(chance(recipe.seed, "ties")).permutation(len(labels))
+        self._begin_round()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """This process's part of the round's batches, from the current step on."""
+        first = self.round_start
+        if self.step - first >= len(self.round):
+            self._begin_round()
+            first = self.step
+        for place in range(self.step - first, len(self.round)):
+            samples = self.round[place]
+            seeds = chance(self.recipe.seed, "views", first + place).generate_state(len(samples), np.uint64)
+            # Halved, since torch's generators take signed numbers.
+            batch = [(int(sample), int(seed >> np.uint64(1))) for sample, seed in zip(samples, seeds, strict=True)]
+            yield batch[self.part]
+
+    def observe(self, samples: Sequence[int], losses: Sequence[float]) -> None:
+        """End a step: take note of the losses of its samples, over all processes."""
+        self.step += 1
+        if self.recipe.curriculum.difficulty != "loss":
+            return
+        momentum = self.recipe.curriculum.momentum
+        for sample, loss in zip(samples, losses, strict=True):
+            before = self.difficulty[sample]
+            self.difficulty[sample] = loss if np.isneginf(before) else momentum * before + (1 - momentum) * loss
+
+    def ranking(self) -> NDArray[np.int64]:
+        """All samples, easiest first."""
+        return np.lexsort((self.tie_break, self.difficulty))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "round_start": self.round_start,
+            "pool": torch.from_numpy(self.pool.copy()),
+            "difficulty": torch.from_numpy(self.difficulty.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.round_start = state["step"], state["round_start"]
+        self.pool, self.difficulty = state["pool"].numpy().copy(), state["difficulty"].numpy().copy()
+        self.round = self._batches()
+
+    def _begin_round(self) -> None:
+        share = pace(self.recipe.curriculum, self.step, self.recipe.steps)
+        self.round_start = self.step
+        self.pool = self.ranking()[: max(1, round(share * len(self.labels)))]
+        self.round = self._batches()
+
+    def _batches(self) -> NDArray[np.int64]:
+        """The round's samples: (batches, batch_size)."""
+        generator = np.random.default_rng(chance(self.recipe.seed, "order", self.round_start))
+        size = self.recipe.batch_size
+        batches = -(-len(self.pool) // size)
+        per_class = self.recipe.data.samples_per_class
+        if per_class:
+            samples = _balanced(self.pool, self.labels[self.pool], batches * size, per_class, generator)
+        else:
+            samples = _passes(self.pool, batches * size, generator)
+        return samples.reshape(batches, size)
+
+
+def _passes(items: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """``count`` of the items: as many random orders of all of them as it takes, one after another."""
+    orders = [generator.permutation(items) for _ in range(-(-count // len(items)))]
+    return np.concatenate(orders)[:count]
+
+
+def _balanced(
+    pool: NDArray[np.int64], labels: NDArray[np.int64], count: int, per_class: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """``count`` samples, ``per_class`` of a class at a time: random orders of the classes and of each one's samples."""
+    classes = _passes(np.unique(labels), count // per_class, generator)
+    samples = np.empty((len(classes), per_class), dtype=np.int64)
+    for label in np.unique(labels):
+        turns = classes == label
+        if turns.any():
+            members = pool[labels == label]
+            samples[turns] = _passes(members, int(turns.sum()) * per_class, generator).reshape(-1, per_class)
+    return samples.reshape(-1)

@@ -1,0 +1,236 @@
+"""The losses of training and their weighted sum (HAMLET architecture, §4.1).
+
+=============== =======================================================================================================
+weight          loss
+=============== =======================================================================================================
+classification  L_cls: ArcFace over the classes
+distillation    L_mm: MKDM, features and outputs of the teacher (§3.4)
+consistency     L_mm: image-text consistency with the captions
+hierarchy       L_hier: adjacent levels keep each other's similarity structure
+coarse          L_hier: ArcFace over each coarser level of the labels
+budget          the mean radius of the attention windows, which is what they cost
+=============== =======================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_metric_learning.losses import ArcFaceLoss
+from pytorch_metric_learning.reducers import DoNothingReducer
+from torch import Tensor, nn
+
+from hamlet.models import Maps
+from hamlet.nn.mkdm import MKDM
+from hamlet.training.recipe import LossRecipe, StageRecipe
+from hamlet.training.teacher import TeacherCache
+
+TERMS = ("classification", "distillation", "consistency", "hierarchy", "coarse", "budget")
+
+
+class MarginSoftmax(nn.Module):
+    """ArcFace, one loss a sample: cross-entropy over scale * cos(angle to each class), plus the margin at its own.
+
+    Args:
+        classes: how many; labels are 0 to classes - 1.
+        dim: length of the descriptors.
+        margin: in degrees.
+        scale: inverse temperature.
+
+    Example:
+        >>> MarginSoftmax(classes=10, dim=8)(torch.randn(4, 8), torch.tensor([0, 3, 3, 9])).shape
+        torch.Size([4])
+
+    Source: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition" (CVPR 2019), as implemented
+    in pytorch-metric-learning.
+    """
+
+    def __init__(self, classes: int, dim: int, *, margin: float = 28.6, scale: float = 64.0) -> None:
+        super().__init__()
+        self.arcface = ArcFaceLoss(classes, dim, margin=margin, scale=scale, reducer=DoNothingReducer())
+
+    def forward(self, descriptors: Tensor, labels: Tensor) -> Tensor:
+        losses: Tensor = self.arcface(descriptors, labels)["loss"]["losses"]
+        return losses
+
+
+def structure_loss(level_embeddings: Sequence[Tensor]) -> Tensor:
+    """How much the similarities within a batch differ between adjacent levels.
+
+    For each pair of neighbours, the mean squared difference of the two (B, B) matrices of cosine similarities, the
+    deeper one taken as given; averaged over the pairs. 0 where there is one level.
+
+    Args:
+        level_embeddings: (B, C) for each level, shallow levels first.
+
+    Example:
+        >>> shallow, deep = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> structure_loss([shallow, deep]).item()  # two of four entries differ, by 1
+        0.5
+    """
+    if len(level_embeddings) < 2:
+        return level_embeddings[0].sum() * 0
+    units = [F.normalize(embedding, dim=1) for embedding in level_embeddings]
+    similarities = [unit @ unit.T for unit in units]
+    pairs = pairwise(similarities)
+    return torch.stack([F.mse_loss(shallow, deep.detach()) for shallow, deep in pairs]).mean()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch is to become, one entry or row a sample; built by :class:`TargetTable`.
+
+    Args:
+        samples: int (B,), places in the training set.
+        labels: int (B,).
+        coarse: int (B,) for each coarser level of the labels.
+        teacher, captions: (B, W), or None.
+    """
+
+    samples: Tensor
+    labels: Tensor
+    coarse: Sequence[Tensor] = ()
+    teacher: Tensor | None = None
+    captions: Tensor | None = None
+
+
+class Objective(nn.Module):
+    """L = sum of the weighted losses of a stage; it holds the classes' vectors and the projections to the teacher.
+
+    Args:
+        recipe: margins, scale and distilled levels.
+        stages: only what some stage gives weight to is built and computed.
+        descriptor_dim: length of the descriptors.
+        level_dims: channels of the model's level embeddings.
+        classes: number of classes; coarse_classes: that of each coarser level of the labels.
+        teacher: needed where a stage weighs distillation or consistency.
+
+    Raises:
+        ValueError: a loss that a stage asks for and that the data or the teacher cannot give.
+    """
+
+    def __init__(
+        self,
+        recipe: LossRecipe,
+        stages: Sequence[StageRecipe],
+        *,
+        descriptor_dim: int,
+        level_dims: Sequence[int],
+        classes: int,
+        coarse_classes: Sequence[int] = (),
+        teacher: TeacherCache | None = None,
+    ) -> None:
+        super().__init__()
+        self.used = {name for name in TERMS if any(getattr(stage, name) for stage in stages)}
+        _check_means(stages, self.used, coarse_classes, teacher)
+
+        def margin(count: int) -> MarginSoftmax:
+            return MarginSoftmax(count, descriptor_dim, margin=recipe.margin, scale=recipe.scale)
+
+        self.classification = margin(classes)
+        self.coarse = nn.ModuleList(margin(count) for count in coarse_classes if "coarse" in self.used)
+        self.distilled = tuple(_level(level, len(level_dims)) for level in recipe.distilled_levels)
+        self.mkdm = None
+        if teacher is not None and {"distillation", "consistency"} & self.used:
+            self.mkdm = MKDM(
+                descriptor_dim,
+                teacher.embeddings.shape[1],
+                level_dims=[level_dims[level] for level in self.distilled],
+                prototypes=teacher.prototypes,
+                logit_scale=teacher.logit_scale,
+            )
+
+    def forward(
+        self, descriptors: Tensor, maps: Maps, targets: Targets, stage: StageRecipe, temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The weighted sum; each loss before its weight, detached; and each sample's classification loss (B,)."""
+        descriptors = descriptors.float()
+        levels = [embedding.float() for embedding in maps.level_embeddings]
+        each = self.classification(descriptors, targets.labels)
+        terms = {"classification": each.mean()}
+        if self.mkdm is not None and targets.teacher is not None and "distillation" in self.used:
+            distilled = [levels[level] for level in self.distilled]
+            terms["distillation"] = self.mkdm(
+                descriptors, targets.teacher, distilled, alpha=stage.alpha, temperature=temperature
+            )
+        if self.mkdm is not None and targets.captions is not None and "consistency" in self.used:
+            terms["consistency"] = self.mkdm.consistency(descriptors, targets.captions, targets.samples)
+        if "hierarchy" in self.used:
+            terms["hierarchy"] = structure_loss(levels)
+        if "coarse" in self.used:
+            pairs = zip(self.coarse, targets.coarse, strict=True)
+            terms["coarse"] = torch.stack([loss(descriptors, labels).mean() for loss, labels in pairs]).mean()
+        if "budget" in self.used:
+            terms["budget"] = maps.mean_radius.float()
+        total = torch.stack([getattr(stage, name) * loss for name, loss in terms.items()]).sum()
+        return total, {name: loss.detach() for name, loss in terms.items()}, each.detach()
+
+
+class Learner(nn.Module):
+    """A model and its objective as one module, so that a distributed wrapper sees every parameter that learns."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(
+        self, images: Tensor, targets: Targets, stage: StageRecipe, temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        descriptors, maps = self.model(images, return_maps=True)
+        with torch.autocast(images.device.type, enabled=False):
+            result: tuple[Tensor, dict[str, Tensor], Tensor] = self.objective(
+                descriptors, maps, targets, stage, temperature
+            )
+        return result
+
+
+class TargetTable:
+    """The targets of a training set's samples, on the training device.
+
+    Args:
+        dataset: with ``labels`` and, if there are coarser ones, ``hierarchy``.
+        teacher: aligned with the dataset, or None.
+    """
+
+    def __init__(self, dataset: Any, teacher: TeacherCache | None, device: torch.device) -> None:
+        self.labels = torch.as_tensor(dataset.labels, device=device)
+        self.coarse = [torch.as_tensor(level, device=device) for level in getattr(dataset, "hierarchy", ())]
+        self.teacher = None if teacher is None else teacher.embeddings.to(device)
+        self.captions = None if teacher is None or teacher.captions is None else teacher.captions.to(device)
+
+    def of(self, samples: Tensor) -> Targets:
+        """The targets of samples, int (B,)."""
+        samples = samples.to(self.labels.device)
+        return Targets(
+            samples,
+            self.labels[samples],
+            [level[samples] for level in self.coarse],
+            None if self.teacher is None else self.teacher[samples].float(),
+            None if self.captions is None else self.captions[samples].float(),
+        )
+
+
+def _check_means(
+    stages: Sequence[StageRecipe], used: set[str], coarse_classes: Sequence[int], teacher: TeacherCache | None
+) -> None:
+    if "coarse" in used and not coarse_classes:
+        raise ValueError("stages: coarse has weight, but the training set has no coarser labels")
+    if "distillation" in used and teacher is None:
+        raise ValueError("stages: distillation has weight, but there is no teacher (data.teacher)")
+    outputs = any(stage.distillation and stage.alpha for stage in stages)
+    if outputs and teacher is not None and teacher.prototypes is None:
+        raise ValueError("stages: alpha above 0 follows outputs, but the teacher has no prototypes")
+    if "consistency" in used and (teacher is None or teacher.captions is None):
+        raise ValueError("stages: consistency has weight, but there is no teacher with captions")
+
+
+def _level(level: int, levels: int) -> int:
+    if not -levels <= level < levels:
+        raise ValueError(f"loss.distilled_levels: got {level}, expected {-levels} to {levels - 1}")
+    return level % levels

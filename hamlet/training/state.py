@@ -1,0 +1,77 @@
+"""What a training run keeps on disk, so that it can be killed at any moment and taken up again without a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hamlet.training.files import replace
+from hamlet.training.recipe import Recipe
+from hamlet.training.settings import to_plain
+from hamlet.training.teacher import TeacherCache
+
+FORMAT = "hamlet-training"
+VERSION = 1
+HARMLESS = {"recipe.checkpoint_every", "recipe.data.workers", "recipe.data.root", "recipe.data.teacher"}
+"""What may differ when a run is taken up again: speed, and where things lie (what is in them is compared itself)."""
+
+
+def identity(model: Any, recipe: Recipe, dataset: Any, teacher: TeacherCache | None) -> dict[str, Any]:
+    """All that decides a run's course, as dotted names and plain values."""
+    labels = [[int(label) for label in level] for level in (dataset.labels, *getattr(dataset, "hierarchy", ()))]
+    samples = json.dumps([list(getattr(dataset, "ids", ())), labels])
+    return _flat(
+        {
+            "recipe": to_plain(recipe),
+            "model": {"name": model.name, **to_plain(model.config)},
+            "dataset": hashlib.sha256(samples.encode()).hexdigest()[:16],
+            "teacher": teacher.fingerprint() if teacher is not None else None,
+        }
+    )
+
+
+def save_state(path: Path, who: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write a run's state; the file is whole or the one before."""
+    content = {"format": FORMAT, "version": VERSION, "identity": dict(who), "state": dict(state)}
+    replace(path, lambda beside: torch.save(content, beside))
+
+
+def load_state(path: Path, who: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's state, on the CPU.
+
+    Raises:
+        ValueError: a file that is damaged or foreign, or the state of another run, with what differs.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"out: {path} is damaged, or no checkpoint; remove it to begin again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+        raise ValueError(f"out: {path} is no checkpoint of this version's training; give another folder")
+    before = content["identity"]
+    names = sorted((before.keys() | who.keys()) - HARMLESS)
+    differing = [
+        f"{name.removeprefix('recipe.')}={before.get(name)!r} (now {who.get(name)!r})"
+        for name in names
+        if before.get(name) != who.get(name)
+    ]
+    if differing:
+        raise ValueError(f"out: {path} is of a run with {', '.join(differing)}; give the same, or another folder")
+    state: dict[str, Any] = content["state"]
+    return state
+
+
+def _flat(plain: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(plain, list) and any(isinstance(item, dict) for item in plain):
+        plain = dict(enumerate(plain))
+    if not isinstance(plain, dict) or not plain:
+        return {name: plain}
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        flat |= _flat(value, f"{name}.{key}" if name else str(key))
+    return flat

@@ -1,0 +1,162 @@
+"""Each loss against numbers worked out by hand, and their weighted sum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from hamlet.models import Maps
+from hamlet.training import TeacherCache
+from hamlet.training.losses import MarginSoftmax, Objective, Targets, TargetTable, structure_loss
+from hamlet.training.recipe import LossRecipe, StageRecipe
+
+
+def unit(*degrees: float) -> Tensor:
+    angles = torch.deg2rad(torch.tensor(degrees))
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def maps_of(levels: list[Tensor], radius: float = 0.0) -> Maps:
+    return Maps([], [], None, torch.ones(1), None, None, levels, torch.tensor(radius, requires_grad=True))
+
+
+def test_margin_softmax_adds_the_margin_at_the_own_class() -> None:
+    loss = MarginSoftmax(classes=2, dim=2, margin=30.0, scale=2.0)
+    with torch.no_grad():
+        loss.arcface.W.copy_(3 * unit(0.0, 90.0).T)
+    # Own class at 60 degrees, 90 with the margin; the other at 30.
+    expected = math.log(1 + math.exp(2 * math.cos(math.radians(30)) - 2 * math.cos(math.radians(90))))
+    each = loss(unit(60.0, 60.0), torch.tensor([0, 1]))
+    # Own class at 30 degrees, 60 with the margin; the other at 60: even.
+    assert each.tolist() == pytest.approx([expected, math.log(2)], rel=1e-5)
+
+
+def test_margin_softmax_has_a_gradient_for_each_descriptor_and_class() -> None:
+    torch.manual_seed(0)
+    loss = MarginSoftmax(classes=5, dim=4)
+    descriptors = torch.nn.functional.normalize(torch.randn(5, 4), dim=1).requires_grad_()
+    loss(descriptors, torch.arange(5)).mean().backward()
+    assert descriptors.grad is not None
+    assert (descriptors.grad.norm(dim=1) > 0).all()
+    assert (loss.arcface.W.grad.norm(dim=0) > 0).all()
+
+
+def test_structure_loss_by_hand() -> None:
+    # Similarities of the two samples: 1 in the shallow level, 1/2 and 0 in the deeper ones.
+    levels = [unit(10.0, 10.0), 4 * unit(0.0, 60.0), unit(0.0, 90.0)]
+    # Two of four entries differ: by 1/2 between the first two, by 1/2 between the last two.
+    assert structure_loss(levels).item() == pytest.approx((0.125 + 0.125) / 2, rel=1e-5)
+
+
+def test_structure_loss_moves_the_shallow_level_alone() -> None:
+    shallow, deep = unit(0.0, 20.0).requires_grad_(), unit(0.0, 60.0).requires_grad_()
+    structure_loss([shallow, deep]).backward()
+    assert deep.grad is None
+    assert shallow.grad is not None
+    # A step down the gradient spreads the two samples, as the deeper level has them.
+    moved = shallow.detach() - 0.1 * shallow.grad
+    assert torch.cosine_similarity(moved[0], moved[1], dim=0) < math.cos(math.radians(20))
+
+
+def test_structure_loss_of_one_level_is_nothing() -> None:
+    level = unit(0.0, 45.0).requires_grad_()
+    structure_loss([level]).backward()
+    assert level.grad is not None
+    assert not level.grad.any()
+
+
+STAGE = StageRecipe(
+    classification=2.0, distillation=3.0, consistency=5.0, hierarchy=7.0, coarse=11.0, budget=13.0, alpha=0.0
+)
+
+
+def objective(stage: StageRecipe = STAGE, teacher: TeacherCache | None = None) -> Objective:
+    return Objective(
+        LossRecipe(margin=0.0, scale=1.0),
+        [stage],
+        descriptor_dim=2,
+        level_dims=[2, 2],
+        classes=2,
+        coarse_classes=[2],
+        teacher=teacher,
+    )
+
+
+def test_objective_is_the_weighted_sum_of_the_losses() -> None:
+    cache = TeacherCache(("a", "b"), torch.eye(2), captions=torch.eye(2), logit_scale=math.log(3))
+    whole = objective(teacher=cache)
+    assert whole.mkdm is not None
+    with torch.no_grad():
+        whole.mkdm.projection.weight.copy_(torch.eye(2))
+        whole.mkdm.projection.bias.zero_()
+        # Both classes' vectors in one place: a loss of log 2 whatever the descriptor.
+        whole.classification.arcface.W.fill_(1.0)
+        whole.coarse[0].arcface.W.fill_(1.0)
+    targets = Targets(torch.arange(2), torch.tensor([0, 1]), [torch.tensor([1, 0])], torch.eye(2), torch.eye(2))
+    maps = maps_of([unit(0.0, 0.0), unit(0.0, 90.0)], radius=0.25)
+    total, terms, each = whole(unit(90.0, 0.0), maps, targets, STAGE, 1.0)
+    expected = {
+        "classification": math.log(2),
+        "distillation": 1.0,  # the descriptors are at right angles to what the teacher says
+        "consistency": -math.log(1 / 4),  # each image gives its own caption 1/4, the other's 3/4
+        "hierarchy": 0.5,
+        "coarse": math.log(2),
+        "budget": 0.25,
+    }
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
+    weights = (2, 3, 5, 7, 11, 13)
+    assert total.item() == pytest.approx(sum(w * x for w, x in zip(weights, expected.values(), strict=True)), rel=1e-5)
+    assert each.tolist() == pytest.approx([math.log(2)] * 2, rel=1e-5)
+    total.backward()
+    assert maps.mean_radius.grad == pytest.approx(13.0)
+
+
+def test_what_no_stage_weighs_is_not_computed() -> None:
+    plain = objective(StageRecipe())
+    assert plain.mkdm is None
+    assert not plain.coarse
+    targets = Targets(torch.arange(2), torch.tensor([0, 1]), [torch.tensor([1, 0])])
+    _, terms, _ = plain(unit(0.0, 90.0), maps_of([unit(0.0, 9.0)]), targets, StageRecipe(), 1.0)
+    assert list(terms) == ["classification"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "teacher", "message"),
+    [
+        (StageRecipe(distillation=1.0), None, "distillation has weight, but there is no teacher"),
+        (StageRecipe(distillation=1.0), TeacherCache(("a",), torch.ones(1, 2)), "the teacher has no prototypes"),
+        (StageRecipe(consistency=1.0), TeacherCache(("a",), torch.ones(1, 2)), "no teacher with captions"),
+    ],
+)
+def test_losses_without_what_they_need_are_refused(
+    stage: StageRecipe, teacher: TeacherCache | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        objective(stage, teacher)
+
+
+def test_coarse_labels_and_levels_have_to_be_there() -> None:
+    with pytest.raises(ValueError, match="no coarser labels"):
+        Objective(LossRecipe(), [StageRecipe(coarse=1.0)], descriptor_dim=2, level_dims=[2], classes=2)
+    with pytest.raises(ValueError, match="distilled_levels: got 3, expected -1 to 0"):
+        Objective(
+            replace(LossRecipe(), distilled_levels=(3,)), [StageRecipe()], descriptor_dim=2, level_dims=[2], classes=2
+        )
+
+
+def test_target_table_gathers_rows() -> None:
+    class Dataset:
+        labels = (4, 5, 6)
+        hierarchy = ((1, 1, 0),)
+
+    cache = TeacherCache(("a", "b", "c"), torch.arange(6.0).reshape(3, 2))
+    targets = TargetTable(Dataset(), cache, torch.device("cpu")).of(torch.tensor([2, 0]))
+    assert targets.labels.tolist() == [6, 4]
+    assert targets.coarse[0].tolist() == [0, 1]
+    assert targets.teacher is not None
+    assert targets.teacher.tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert targets.captions is None
