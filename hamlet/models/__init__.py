@@ -4,7 +4,7 @@ from hamlet.models.checkpoint import fingerprint, load_checkpoint, save_checkpoi
 from hamlet.models.gem import Gem, GemConfig
 from hamlet.models.hamlet import Hamlet, HamletConfig
 from hamlet.models.maps import Maps
-from hamlet.models.registry import create_model, list_models
+from hamlet.models.registry import Model, create_model, list_models
 
 __all__ = [
     "Gem",
@@ -12,6 +12,7 @@ __all__ = [
     "Hamlet",
     "HamletConfig",
     "Maps",
+    "Model",
     "create_model",
     "fingerprint",
     "list_models",

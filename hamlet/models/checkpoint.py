@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hamlet.files import replacing
 from hamlet.models.registry import FAMILIES, Model, build, make_config, split
 
 FORMAT = "hamlet-checkpoint"
@@ -27,6 +26,7 @@ def save_checkpoint(path: str | Path, model: Model, **extra: Any) -> None:
             :func:`load_checkpoint` will read.
 
     Example:
+        >>> import tempfile
         >>> from hamlet import create_model
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_checkpoint(Path(folder, "model.pt"), create_model("gem_resnet18", descriptor_dim=8), steps=10)
@@ -34,7 +34,6 @@ def save_checkpoint(path: str | Path, model: Model, **extra: Any) -> None:
         >>> model.name, model.descriptor_dim, extra
         ('gem_resnet18', 8, {'steps': 10})
     """
-    path = Path(path)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -43,17 +42,8 @@ def save_checkpoint(path: str | Path, model: Model, **extra: Any) -> None:
         "state_dict": model.state_dict(),
         "extra": extra,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path) -> tuple[Model, dict[str, Any]]:

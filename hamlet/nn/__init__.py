@@ -9,5 +9,6 @@ from hamlet.nn.cecm import CECM
 from hamlet.nn.grgm import GRGM
 from hamlet.nn.hfe import HFE
 from hamlet.nn.hffn import HFFN
+from hamlet.nn.mkdm import MKDM
 
-__all__ = ["ACSA", "CECM", "GRGM", "HFE", "HFFN"]
+__all__ = ["ACSA", "CECM", "GRGM", "HFE", "HFFN", "MKDM"]

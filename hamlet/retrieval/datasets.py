@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hamlet.retrieval.images import ImageList, inside, list_images
+from hamlet.images import ImageList, inside, list_images
 
 REVISITED = ("roxford5k", "rparis6k")
 

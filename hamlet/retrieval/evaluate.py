@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from hamlet.images import ImageList
 from hamlet.retrieval import metrics
 from hamlet.retrieval.cost import measure_cost
 from hamlet.retrieval.datasets import REVISITED, load_labelled_folder, load_revisited
 from hamlet.retrieval.extraction import Extraction, extract
-from hamlet.retrieval.images import ImageList
 
 DATASETS = (*REVISITED, "folder")
 _FARTHEST = -2.0  # below every inner product of normalised descriptors

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from hamlet import models
+from hamlet.files import remove_parts, replacing
+from hamlet.images import ImageList, UnreadableImage, load_image
 from hamlet.retrieval.cost import evaluating
-from hamlet.retrieval.files import remove_parts, replacing
-from hamlet.retrieval.images import ImageList, UnreadableImage, load_image
 
 FORMAT = "hamlet-extraction"
 VERSION = 1
@@ -74,10 +74,10 @@ def extract(
     Args:
         model: takes a list of float images (3, h, w) in [0, 1] and returns (B, dim); it runs on the device that it is
             on.
-        images: see :func:`hamlet.retrieval.images.list_images`.
+        images: see :func:`hamlet.images.list_images`.
         out: folder of the extraction.
         boxes: for each image (left, top, right, bottom) to cut out first, or None.
-        longest_side: see :func:`hamlet.retrieval.images.load_image`.
+        longest_side: see :func:`hamlet.images.load_image`.
         batch_size: images a call of the model.
         shard_size: images a shard; a run that resumes keeps the size that it began with.
         workers: processes that decode; default one for each processor beyond the first, at most 8, and none for fewer

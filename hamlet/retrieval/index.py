@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hamlet.retrieval.files import replacing
+from hamlet.files import replacing
 
 MAGIC = b"HAMLETIX"
 VERSION = 1

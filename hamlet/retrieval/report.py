@@ -34,8 +34,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hamlet.retrieval.files import replacing
-from hamlet.retrieval.images import UnreadableImage, load_image
+from hamlet.files import replacing
+from hamlet.images import UnreadableImage, load_image
 
 THUMBNAIL_SIDE = 320
 FIGURE_BYTES = 8 << 20

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from hamlet.training.data import read_image
+from hamlet.images import inside, load_image
 from hamlet.training.teacher import TeacherCache
 
 BATCH = 32
@@ -81,7 +81,7 @@ def make_cache(
     batches: Iterable[Sequence[str]] = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
     if progress:
         batches = track(batches, "CLIP", console=Console(stderr=True))
-    embeddings = torch.cat([clip.images([read_image(Path(root, name)) for name in batch]) for batch in batches])
+    embeddings = torch.cat([clip.images([load_image(inside(root, name)) for name in batch]) for batch in batches])
     described = None
     if captions:
         described = torch.zeros_like(embeddings)

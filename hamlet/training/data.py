@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import v2
 
+from hamlet.images import UnreadableImage, list_images, load_image
 from hamlet.training.recipe import AugmentRecipe
 
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-MAX_PIXELS = 89_478_485
-"""Pillow's own bound against decompression bombs."""
+DETAIL = 4
+"""A picture's longest side in views: enough for a crop of a quarter of the area of a picture twice as long as high."""
 
 
 class TrainingSet(Protocol):
@@ -66,6 +62,7 @@ class FolderDataset:
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("cats/1.png", "dogs/1.png"):
         ...         Path(folder, name).parent.mkdir()
@@ -102,8 +99,7 @@ class FolderDataset:
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         index, seed = key
         try:
-            # Twice the view's size leaves enough for a crop of a quarter of the area.
-            image = read_image(self.root / self.ids[index], 2 * self.image_size)
+            image = load_image(self.root / self.ids[index], DETAIL * self.image_size)
         except ValueError as error:
             raise ValueError(f"{self.ids[index]}: {error}") from error
         with torch.random.fork_rng(devices=[]):
@@ -131,55 +127,27 @@ def augmentation(recipe: AugmentRecipe, image_size: int) -> v2.Compose:
     return v2.Compose(steps)
 
 
-def read_image(path: str | Path, least_side: int | None = None) -> Tensor:
-    """Read a picture as uint8 RGB (3, H, W), turned upright as its EXIF says.
-
-    Args:
-        least_side: a JPEG may be decoded at a fraction of its size, as long as both sides stay at least this long.
-
-    Raises:
-        ValueError: a file that gives no picture, or one of more than ``MAX_PIXELS`` pixels, with the reason.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels, expected at most {MAX_PIXELS} in all")
-                if least_side is not None:
-                    image.draft("RGB", (least_side, least_side))
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # A decoder fed a broken file may raise anything.
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ValueError(" ".join(reason.split()) or type(error).__name__) from error
-    return torch.from_numpy(np.array(upright)).permute(2, 0, 1).contiguous()
-
-
 def _scan(root: Path, progress: bool) -> tuple[list[str], list[tuple[str, str]]]:
     """Names of the pictures that can be read, and (name, reason) of the others, both sorted."""
-    names = sorted(
-        Path(folder, file).relative_to(root).as_posix()
-        for folder, _, files in os.walk(root)
-        for file in files
-        if os.path.splitext(file)[1].lower() in EXTENSIONS
-    )
+    images = list_images(root)
 
     def fault(name: str) -> str | None:
         if "/" not in name:
             return "it lies in no subfolder, so it has no class"
-        if not (root / name).resolve().is_relative_to(root.resolve()):
-            return "a link that leaves the folder"
         try:
-            read_image(root / name, 1)
-        except ValueError as error:
+            # A JPEG that is to be tiny is decoded fast, and all of the file is read all the same.
+            load_image(images.path(name), 1)
+        except UnreadableImage as error:
             return str(error)
         return None
 
+    names = images.names
     with ThreadPoolExecutor() as threads:
         faults = threads.map(fault, names)
         shown = track(faults, "checking pictures", len(names), console=Console(stderr=True), disable=not progress)
         found = dict(zip(names, shown, strict=True))
-    return [name for name in names if found[name] is None], [(name, why) for name, why in found.items() if why]
+    left_out = [*images.skipped, *((name, why) for name, why in found.items() if why)]
+    return [name for name in names if found[name] is None], sorted(left_out)
 
 
 def _numbered(names: Sequence[str]) -> list[int]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from hamlet.training.files import replace
+from hamlet.files import replacing
 
 History = list[dict[str, float]]
 
@@ -48,7 +48,8 @@ class Log:
         if self.writes:
             path = self.out / "history.jsonl"
             text = "".join(map(_line, self.records))
-            replace(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+            with replacing(path) as file:
+                file.write(text.encode())
             self._file = open(path, "a", encoding="utf-8")
             self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step + 1)
         self._bar.start()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from hamlet.training.files import replace
+from hamlet.files import replacing
 from hamlet.training.settings import from_plain, override, to_plain
 
 
@@ -225,7 +225,8 @@ class Recipe:
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML that :func:`load_recipe` reads."""
         text = yaml.safe_dump(to_plain(self), sort_keys=False, allow_unicode=True)
-        replace(Path(path), lambda beside: beside.write_text(text, encoding="utf-8"))
+        with replacing(path) as file:
+            file.write(text.encode())
 
 
 def list_recipes() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hamlet.training.files import replace
+from hamlet.files import replacing
 from hamlet.training.recipe import Recipe
 from hamlet.training.settings import to_plain
 from hamlet.training.teacher import TeacherCache
@@ -38,7 +38,8 @@ def identity(model: Any, recipe: Recipe, dataset: Any, teacher: TeacherCache | N
 def save_state(path: Path, who: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Write a run's state; the file is whole or the one before."""
     content = {"format": FORMAT, "version": VERSION, "identity": dict(who), "state": dict(state)}
-    replace(path, lambda beside: torch.save(content, beside))
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def load_state(path: Path, who: Mapping[str, Any]) -> dict[str, Any]:

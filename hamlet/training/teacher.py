@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from hamlet.training import files
+from hamlet.files import replacing
 
 FORMAT = "hamlet-teacher"
 
@@ -104,7 +104,8 @@ class TeacherCache:
         tensors = {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
         plain = json.dumps({"ids": self.ids, "logit_scale": self.logit_scale, "name": self.name})
         metadata = {"format": FORMAT, "version": "1", "plain": plain}
-        files.replace(Path(path), lambda beside: save_file(tensors, beside, metadata=metadata))
+        with replacing(path) as file:
+            file.write(save(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> TeacherCache:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import nn
 
+from hamlet.images import ImageList, list_images, load_image
 from hamlet.retrieval import extraction
 from hamlet.retrieval.extraction import extract
-from hamlet.retrieval.images import ImageList, list_images, load_image
 
 Pictures = Callable[[Path, int], list[str]]
 
@@ -211,7 +211,7 @@ CHILD = """
 import importlib.util, sys, time
 from pathlib import Path
 from hamlet.retrieval.extraction import extract
-from hamlet.retrieval.images import list_images
+from hamlet.images import list_images
 
 conftest, source, out, log = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("doubles", conftest)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hamlet.retrieval.images import UnreadableImage, inside, list_images, load_image
+from hamlet.images import UnreadableImage, inside, list_images, load_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hamlet.retrieval.files import remove_parts, replacing
+from hamlet.files import remove_parts, replacing
 
 
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
