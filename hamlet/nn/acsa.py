@@ -79,7 +79,7 @@ class ACSA(nn.Module):
         self.max_radius = [max(1.0, window / stride) for stride in strides]
         self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in strides)
         self.project = nn.ModuleList(nn.Linear(width, 3 * width) for _ in strides)
-        self.out = nn.ModuleList(nn.Linear(width, width) for _ in strides)
+        self.out = nn.ModuleList(_beginning_small(width) for _ in strides)
         self.share = _Signal(width, heads, pairs) if adaptive_radius else _Open(heads, pairs)
         self.gate = _Signal(width, heads, pairs) if gated else None
 
@@ -133,6 +133,14 @@ def _steering(inputs: int, outputs: int) -> nn.Linear:
     """Half-open gates and middling windows to begin with, nearly whatever the content."""
     linear = nn.Linear(inputs, outputs)
     nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _beginning_small(width: int) -> nn.Linear:
+    """The end of the residual branch: fresh attention is a blur of its window, which would hide what a pixel holds."""
+    linear = nn.Linear(width, width)
+    nn.init.trunc_normal_(linear.weight, std=0.002)
     nn.init.zeros_(linear.bias)
     return linear
 

@@ -12,6 +12,8 @@ from hamlet.nn import grid
 class GRGM(nn.Module):
     """One unit vector for a map: g = Normalize(MLP(AttentionPool(Z))).
 
+    The perceptron ends in a batch normalisation, so training takes batches of two or more.
+
     Args:
         width: channels C of the map.
         descriptor_dim: length of the vector.
@@ -19,13 +21,16 @@ class GRGM(nn.Module):
         attention_pool: weigh the pixels by content; otherwise all alike.
 
     Raises:
-        ValueError: a ``descriptor_dim`` below 1.
+        ValueError: a ``descriptor_dim`` below 1; in ``forward``, a batch of one in training mode.
 
     Example:
         >>> grgm = GRGM(32, descriptor_dim=64)
         >>> descriptor, pooling = grgm(torch.randn(2, 7, 5, 32))
         >>> tuple(descriptor.shape), tuple(pooling.shape)
         ((2, 64), (2, 7, 5))
+
+    Source: §3.6; the batch normalisation after Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
+    Re-identification" (CVPR workshops 2019).
     """
 
     def __init__(self, width: int, descriptor_dim: int = 512, *, heads: int = 4, attention_pool: bool = True) -> None:
@@ -40,6 +45,8 @@ class GRGM(nn.Module):
         if self.score is not None:
             nn.init.trunc_normal_(self.score.weight, std=0.02)
         self.mlp = _ResidualMLP(hidden, descriptor_dim)
+        # Vectors of fresh features all point one way; taking that away lets their differences be seen from the start.
+        self.centre = nn.BatchNorm1d(descriptor_dim)
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Describe maps.
@@ -52,11 +59,13 @@ class GRGM(nn.Module):
             Descriptors (B, descriptor_dim) of length 1, at least float32, and the weights of the pixels, averaged over
             the heads: (B, H, W), which sum to 1 over the valid pixels and are 0 outside.
         """
+        if self.training and x.shape[0] == 1:
+            raise ValueError("x: got a batch of 1 in training mode, expected 2 or more; or call eval()")
         x = self.norm(x)
         weights = self._weights(x, extent)
         values = self.value(x).unflatten(-1, (self.heads, -1))
         pooled = torch.einsum("bhwn,bhwnc->bnc", weights.to(values.dtype), values).flatten(1)
-        vector = self.mlp(pooled)
+        vector = self.centre(self.mlp(pooled))
         vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
         return F.normalize(vector, dim=1), weights.mean(-1)
 

@@ -26,7 +26,7 @@ def test_without_attention_all_pixels_weigh_alike() -> None:
 
 
 def test_attention_goes_where_the_score_is() -> None:
-    grgm = GRGM(16, 24)
+    grgm = GRGM(16, 24).eval()
     assert grgm.score is not None
     x = torch.randn(1, 4, 5, 16)
     normed = torch.nn.functional.layer_norm(x[0, 2, 3], (16,))
@@ -51,7 +51,7 @@ def test_padding_changes_nothing(
     padded: Callable[..., tuple[list[Tensor], list[Tensor]]],
     attention_pool: bool,
 ) -> None:
-    grgm = GRGM(16, 24, attention_pool=attention_pool)
+    grgm = GRGM(16, 24, attention_pool=attention_pool).eval()
     levels, extents = padded(samples)
     descriptors, pooling = grgm(levels[0], extents[0])
     for index, sample in enumerate(samples):
@@ -65,9 +65,16 @@ def test_padding_changes_nothing(
 @pytest.mark.parametrize("attention_pool", [True, False])
 def test_every_parameter_learns(assert_learns: Callable[..., None], attention_pool: bool) -> None:
     grgm = GRGM(16, 24, attention_pool=attention_pool)
-    assert_learns(grgm, grgm(torch.randn(2, 5, 7, 16))[:1])
+    assert_learns(grgm, grgm(torch.randn(3, 5, 7, 16))[:1])
 
 
 def test_refuses_an_empty_descriptor() -> None:
     with pytest.raises(ValueError, match="descriptor_dim: got 0"):
         GRGM(16, 0)
+
+
+def test_refuses_to_train_on_a_single_image() -> None:
+    grgm, x = GRGM(16, 24), torch.randn(1, 4, 5, 16)
+    with pytest.raises(ValueError, match="x: got a batch of 1 in training mode, expected 2 or more"):
+        grgm(x)
+    assert grgm.eval()(x)[0].norm().item() == pytest.approx(1)
