@@ -84,7 +84,7 @@ class OptimizerRecipe:
         gradient_clip: gradients are scaled down to this norm; ``.inf`` leaves them.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "lamb", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.01
     momentum: float = 0.9

@@ -68,7 +68,7 @@ def test_overrides(file: Path) -> None:
         ("optimizer.lr=fast", r"optimizer\.lr: got 'fast', expected float"),
         ("optimizer.lr=-1", r"optimizer\.lr: got -1\.0, expected more than 0"),
         ("optimizer.lr=.nan", r"optimizer\.lr: got nan, expected more than 0"),
-        ("optimizer.name=adma", r"optimizer\.name: got 'adma', expected one of adamw, sgd"),
+        ("optimizer.name=adma", r"optimizer\.name: got 'adma', expected one of adamw, lamb, sgd"),
         ("optimizer.warmup=5", r"optimizer\.warmup: got 5, expected fewer than steps"),
         ("optimizer=3", "optimizer: got 3, expected keys and values"),
         ("optimizer.lr.x=3", r"optimizer\.lr\.x: optimizer\.lr is 0\.001, which has no x"),
