@@ -1,0 +1,242 @@
+"""The `hamlet` command: results on stdout, progress and warnings on stderr; exit codes 0 ok, 1 failure, 2 usage."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from hamlet.retrieval.search import Found
+
+
+class Commands(TyperGroup):
+    """The group of commands: what the user can mend is told in one line on stderr, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                # A user has no use for the line of code that a warning comes from.
+                warnings.showwarning = warn_in_one_line
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            typer.echo(f"hamlet: error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            typer.echo("hamlet: interrupted; the same command again goes on from here", err=True)
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print nothing but JSON on stdout.")]
+Side = Annotated[int, typer.Option(min=32, help="Longest side in pixels to which images are shrunk.")]
+
+
+def main() -> None:
+    """The entry point of the `hamlet` command."""
+    app(prog_name="hamlet")
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hamlet {importlib.metadata.version('hamlet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Find pictures of the same thing: train, index, search and evaluate HAMLET descriptors."""
+
+
+@app.command(epilog="Example: [bold]hamlet demo --steps 200 --out hamlet-demo[/bold]")
+def demo(
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of each model; default: the recipe's.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of report.html, results.json and the models.")] = Path(
+        "hamlet-demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights, the views and their order.")] = 0,
+) -> None:
+    """Train a small HAMLET and a GeM baseline on scikit-image's photographs, and compare what they retrieve.
+
+    Takes a few minutes on two CPU cores and downloads nothing. A run that was stopped goes on from its last checkpoint
+    when the same command is given again.
+    """
+    from hamlet.demo import run_demo
+    from hamlet.demo.report import COLUMNS, table_rows
+
+    results = run_demo(out, steps=steps, seed=seed)
+    print_table("Retrieval of things never seen", COLUMNS, table_rows(results))
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+@app.command(
+    epilog="Examples: [bold]hamlet train folder data.root=PHOTOS[/bold]  |  "
+    "[bold]hamlet train mine.yaml optimizer.lr=0.001 --out runs/mine[/bold]"
+)
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see [bold]hamlet info[/bold]) or a YAML file.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values in place of the recipe's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the checkpoints; default: runs/RECIPE.")] = None,
+) -> None:
+    """Train a model by a recipe. A run that was stopped goes on when the same command is given again."""
+    from hamlet.training import load_recipe, train_recipe
+
+    chosen = load_recipe(recipe, settings or ())
+    folder = out or Path("runs") / Path(recipe).stem
+    _, dataset = train_recipe(chosen, folder)
+    for name, reason in dataset.skipped:
+        typer.echo(f"hamlet: warning: {name}: {reason}; left out", err=True)
+    typer.echo(f"{folder / 'model.pt'}: {chosen.model.name} after {chosen.steps} steps")
+
+
+@app.command(epilog="Example: [bold]hamlet index runs/folder/model.pt PHOTOS --out photos.index[/bold]")
+def index(
+    model: ModelArgument,
+    folder: Annotated[Path, typer.Argument(help="A folder of images, or a text file that lists them.")],
+    out: Annotated[Path, typer.Option(help="The index file to write.")],
+    factory: Annotated[str, typer.Option(help="What faiss.index_factory takes: Flat, HNSW32, IVF256,PQ64...")] = "Flat",
+    longest_side: Side = 1024,
+) -> None:
+    """Describe every image of a folder and build an index of them.
+
+    A run that was stopped goes on where it was. Images that cannot be read are listed with the reason and left out.
+    """
+    from hamlet.retrieval.search import build_index
+
+    made, failures = build_index(model, folder, out, factory=factory, longest_side=longest_side)
+    typer.echo(f"{out}: {len(made)} images, {len(failures)} left out")
+
+
+@app.command(
+    epilog="Examples: [bold]hamlet search photos.index query.jpg --top 5[/bold]  |  "
+    "[bold]hamlet search photos.index *.jpg --html report.html --json[/bold]"
+)
+def search(
+    index: Annotated[Path, typer.Argument(help="An index made by [bold]hamlet index[/bold].")],
+    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images to search with.")],
+    top: Annotated[int, typer.Option(min=1, help="Results for each query.")] = 10,
+    html: Annotated[Path | None, typer.Option(help="Also write the results as a self-contained page.")] = None,
+    json_only: Json = False,
+) -> None:
+    """Find the images of an index that show what the query images show."""
+    from hamlet.retrieval.search import search_index, write_search_report
+
+    found, failures = search_index(index, queries, top)
+    for query, reason in failures:
+        typer.echo(f"hamlet: warning: {query}: {reason}", err=True)
+    if html is not None:
+        write_search_report(html, found)
+        typer.echo(f"hamlet: wrote {html}", err=True)
+    if json_only:
+        print_json({"index": str(index), "queries": [as_json(each) for each in found], "failures": failures})
+        return
+    for each in found:
+        ranked = enumerate(zip(each.scores, each.ids, strict=True), start=1)
+        print_table(
+            str(each.query), ("rank", "score", "image"), [(str(r), f"{s:.4f}", name) for r, (s, name) in ranked]
+        )
+
+
+@app.command(
+    epilog="Example: [bold]hamlet evaluate roxford5k --data datasets --model runs/folder/model.pt --json[/bold]"
+)
+def evaluate(
+    dataset: Annotated[str, typer.Argument(help="roxford5k, rparis6k, or folder: a subfolder for each class.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the dataset's images and ground truth.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the descriptors, so that a stopped run goes on.")
+    ] = None,
+    longest_side: Side = 1024,
+    json_only: Json = False,
+) -> None:
+    """Measure mAP, precision and cost of a model on a dataset.
+
+    roxford5k and rparis6k follow the revisited protocol, with its easy, medium and hard setups.
+    """
+    from hamlet.retrieval.evaluate import evaluate as measure
+    from hamlet.retrieval.search import open_model
+
+    result = measure(open_model(model)[0], dataset, data, out=out, longest_side=longest_side)
+    for name, reason in result["unreadable"]:
+        typer.echo(f"hamlet: warning: {name}: {reason}", err=True)
+    if json_only:
+        print_json(result)
+        return
+    scores = result["metrics"] if dataset != "folder" else {"all": result["metrics"]}
+    measures = tuple(next(iter(scores.values())))
+    rows = [(setup, *(f"{100 * values[measure]:.2f}" for measure in measures)) for setup, values in scores.items()]
+    print_table(f"{dataset} (percent)", ("", *measures), rows)
+    print_table("cost of one image", ("", ""), [(name, f"{value:,.6g}") for name, value in result["cost"].items()])
+
+
+@app.command(epilog="Example: [bold]hamlet info --json[/bold]")
+def info(json_only: Json = False) -> None:
+    """Show versions, devices, instruction sets, and which backends can serve each operator here."""
+    from hamlet.environment import describe
+
+    found = describe()
+    if json_only:
+        print_json(found)
+        return
+    for title in ("versions", "devices", "instruction_sets"):
+        print_table(title.replace("_", " "), ("", ""), list(found[title].items()))
+    rows = [
+        (operator, device, backend, "; ".join(reasons) or "can serve")
+        for operator, devices in found["operators"].items()
+        for device, backends in devices.items()
+        for backend, reasons in backends.items()
+    ]
+    print_table("operators", ("operator", "device", "backend", ""), rows)
+    typer.echo(f"models: {', '.join(found['models'])}\nrecipes: {', '.join(found['recipes'])}")
+
+
+def print_json(result: Any) -> None:
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold", min_width=max(map(len, column.split()), default=0))
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    results = zip(found.ids, found.paths, found.scores, strict=True)
+    return {
+        "query": str(found.query),
+        "results": [{"id": name, "path": str(path), "score": score} for name, path, score in results],
+    }
+
+
+def warn_in_one_line(message: Warning | str, *where: object, **how: object) -> None:
+    typer.echo(f"hamlet: warning: {' '.join(str(message).split())}", err=True)

@@ -1,0 +1,90 @@
+"""What `hamlet info` tells: versions, devices, instruction sets, and which backend serves each operator here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from typing import Any
+
+PACKAGES = ("torch", "triton", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "accelerate", "pytorch-metric-learning")
+
+
+def describe() -> dict[str, Any]:
+    """This installation as plain data: "versions", "devices", "instruction_sets", "operators", "models", "recipes".
+
+    "operators" gives, for each operator and device, every backend with the list of reasons why it cannot serve small
+    float32 tensors there; an empty list means that it can.
+
+    Example:
+        >>> describe()["operators"]["dynamic_conv2d"]["cpu"]["reference"]
+        []
+    """
+    from hamlet.models import list_models
+    from hamlet.training import list_recipes
+
+    return {
+        "versions": _versions(),
+        "devices": _devices(),
+        "instruction_sets": _instruction_sets(),
+        "operators": _operators(),
+        "models": list_models(),
+        "recipes": list_recipes(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("hamlet", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    found = {"cpu": f"{platform.machine()}, {torch.get_num_threads()} threads"}
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        memory = properties.total_memory / 2**30
+        found[f"cuda:{number}"] = f"{properties.name}, sm_{properties.major}{properties.minor}, {memory:.0f} GiB"
+    return found
+
+
+def _instruction_sets() -> dict[str, str]:
+    import torch
+
+    found = {"cpu": torch.backends.cpu.get_cpu_capability()}
+    if torch.cuda.is_available():
+        found["cuda"] = " ".join(torch.cuda.get_arch_list())
+    return found
+
+
+def _operators() -> dict[str, dict[str, dict[str, list[str]]]]:
+    import torch
+
+    from hamlet import ops
+
+    def attention(device: str) -> dict[str, list[str]]:
+        query, key = torch.ones(1, 4, 4, 1, 8, device=device), torch.ones(1, 2, 2, 1, 8, device=device)
+        return ops.explain(ops.cross_scale_attention, query, key, key, radius=1.0, max_radius=1.0)
+
+    def pyramid(device: str) -> dict[str, list[str]]:
+        levels = [torch.ones(1, 4, 4, 1, 8, device=device), torch.ones(1, 2, 2, 1, 8, device=device)]
+        ones = [[1.0, 1.0], [1.0, 1.0]]
+        return ops.explain(ops.pyramid_attention, levels, levels, levels, radius=ones, max_radius=ones)
+
+    def convolution(device: str) -> dict[str, list[str]]:
+        image, weight = torch.ones(1, 4, 4, 4, device=device), torch.ones(1, 4, 1, 3, 3, device=device)
+        return ops.explain(ops.dynamic_conv2d, image, weight, groups=4)
+
+    examples: dict[str, Callable[[str], dict[str, list[str]]]] = {
+        "cross_scale_attention": attention,
+        "pyramid_attention": pyramid,
+        "dynamic_conv2d": convolution,
+    }
+    devices = ["cpu"] + [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return {name: {device: example(device) for device in devices} for name, example in examples.items()}

@@ -1,0 +1,171 @@
+"""Indexing a folder of pictures and searching it: what the commands `hamlet index` and `hamlet search` do."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hamlet.images import ImageList, inside, list_images
+from hamlet.models import Model, create_model, fingerprint, load_checkpoint, save_checkpoint
+from hamlet.retrieval import Index
+from hamlet.retrieval.extraction import extract
+from hamlet.retrieval.report import Picture, Ranked, RankedSection, write_report
+
+MAKE_AGAIN = "or make the index again with `hamlet index`"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a query found: the query's path and, best first, the ids, the paths and the scores of its results."""
+
+    query: Path
+    ids: list[str]
+    paths: list[Path]
+    scores: list[float]
+
+
+def open_model(name_or_checkpoint: str | Path) -> tuple[Model, Path | None]:
+    """A model in evaluation mode on the first GPU, or the CPU: of a checkpoint, or by name with random weights.
+
+    Returns:
+        The model, and the checkpoint's absolute path or None. Random weights come with a UserWarning; they are drawn
+        with seed 0.
+
+    Raises:
+        ValueError: neither a checkpoint that can be read nor a model's name.
+    """
+    path = Path(name_or_checkpoint)
+    checkpoint = path.resolve() if path.is_file() else None
+    if checkpoint is not None:
+        model, _ = load_checkpoint(checkpoint)
+    elif path.suffix in {".pt", ".pth", ".safetensors"} or path.name != str(name_or_checkpoint):
+        raise ValueError(f"{path}: no such checkpoint; name a file that `hamlet train` wrote, or a model")
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            model = create_model(str(name_or_checkpoint))
+        warnings.warn(
+            f"{name_or_checkpoint} is a name, not a checkpoint: its weights are random (seed 0)", stacklevel=2
+        )
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), checkpoint
+
+
+def build_index(
+    model: str | Path,
+    folder: Path,
+    out: Path,
+    *,
+    factory: str = "Flat",
+    longest_side: int = 1024,
+    progress: bool = True,
+) -> tuple[Index, list[tuple[str, str]]]:
+    """Describe the images of a folder or list, and write an index that remembers its model, images and settings.
+
+    Random weights are kept beside the index, in OUT.model.pt, so that it can be searched. What has been extracted lies
+    in OUT.extraction until the index is written: a run that was stopped goes on from there.
+
+    Args:
+        model: checkpoint, or a model's name.
+        folder: see `hamlet.retrieval.list_images`.
+        out: the index file.
+        factory: what `faiss.index_factory` takes.
+        longest_side: pixels to which images are shrunk.
+        progress: show a bar, and the images left out, on stderr.
+
+    Returns:
+        The index and (name, reason) of the images left out.
+
+    Raises:
+        ValueError: no images, none that can be read, no such model, or a factory that faiss does not know.
+    """
+    images = list_images(folder)
+    network, checkpoint = open_model(model)
+    if checkpoint is None:
+        checkpoint = out.with_name(f"{out.name}.model.pt").resolve()
+        save_checkpoint(checkpoint, network)
+    partial = out.with_name(f"{out.name}.extraction")
+    found = extract(network, images, partial, longest_side=longest_side, progress=progress)
+    if not found.ids:
+        raise ValueError(f"{folder}: none of its {len(images)} images can be read")
+    metadata = {
+        "checkpoint": str(checkpoint),
+        "fingerprint": fingerprint(network),
+        "root": str(images.root.resolve()),
+        "longest_side": longest_side,
+    }
+    index = Index.build(found.descriptors, found.ids, factory, metadata=metadata)
+    index.save(out)
+    shutil.rmtree(partial)
+    return index, found.failures
+
+
+def search_index(path: Path, queries: Sequence[Path], top: int = 10) -> tuple[list[Found], list[tuple[str, str]]]:
+    """Search an index with images, described by the model and at the size that the index was made with.
+
+    Returns:
+        What each query that can be read found, in their order; and (query, reason) of the others.
+
+    Raises:
+        ValueError: no such index or query, no query that can be read, a model that is gone or has changed, or an id
+            that leaves the folder of the images.
+    """
+    missing = [str(query) for query in queries if not query.is_file()]
+    if missing or not queries:
+        raise ValueError(f"queries: no such file: {', '.join(missing)}" if missing else "queries: got none")
+    index = Index.load(path)
+    model = _model_of(index, path)
+    # An image list keeps below one root: for images from anywhere, that of the file system.
+    root = Path(queries[0].resolve().anchor)
+    names = {query.resolve().relative_to(root).as_posix(): query for query in queries}
+    with tempfile.TemporaryDirectory() as folder:
+        longest_side = index.metadata["longest_side"]
+        extraction = extract(
+            model, ImageList(root, list(names)), Path(folder), longest_side=longest_side, progress=False
+        )
+        failures = [(str(names[name]), reason) for name, reason in extraction.failures]
+        if not extraction.ids:
+            raise ValueError(f"queries: none can be read: {'; '.join(': '.join(failure) for failure in failures)}")
+        scores, ids = index.search(extraction.descriptors, top)
+    images = Path(index.metadata["root"])
+    found = [
+        Found(names[name], row_ids, [inside(images, row_id) for row_id in row_ids], row_scores[: len(row_ids)].tolist())
+        for name, row_ids, row_scores in zip(extraction.ids, ids, scores, strict=True)
+    ]
+    return found, failures
+
+
+def write_search_report(path: Path, found: Sequence[Found]) -> Path:
+    """Write a self-contained page that shows queries with what they found, and return its path."""
+    rows = [
+        Ranked(
+            Picture(each.query, str(each.query)),
+            [
+                Picture(image, name, score=score)
+                for image, name, score in zip(each.paths, each.ids, each.scores, strict=True)
+            ],
+        )
+        for each in found
+    ]
+    return write_report(path, "Search", [RankedSection("Queries", rows)])
+
+
+def _model_of(index: Index, path: Path) -> Model:
+    """The model that made an index: from the checkpoint that it remembers, or one of that name beside the index."""
+    if "checkpoint" not in index.metadata:
+        raise ValueError(f"{path}: does not say which model made it; make it with `hamlet index`")
+    remembered = Path(index.metadata["checkpoint"])
+    places = [place for place in (remembered, path.with_name(remembered.name)) if place.is_file()]
+    if not places:
+        raise ValueError(
+            f"{remembered}: the checkpoint that made {path} is gone; put it back or beside it, {MAKE_AGAIN}"
+        )
+    model, _ = open_model(places[0])
+    if fingerprint(model) != index.metadata["fingerprint"]:
+        raise ValueError(f"{places[0]}: not the weights that made {path}; put those back, {MAKE_AGAIN}")
+    return model

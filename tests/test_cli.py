@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from hamlet.cli import app
+from hamlet.models import create_model, load_checkpoint, save_checkpoint
+from hamlet.retrieval import Index
+
+COMMANDS = ("demo", "train", "index", "search", "evaluate", "info")
+
+
+def hamlet(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-c", "from hamlet.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def assert_one_line_error(result: Result, *words: str) -> None:
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("hamlet: error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    save_checkpoint(path, create_model("gem_resnet18", descriptor_dim=32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures of plain colours and stripes, one of them in a subfolder, and one file that is no picture."""
+    folder = tmp_path_factory.mktemp("photographs")
+    (folder / "more").mkdir()
+    for number, colour in enumerate(["red", "green", "blue", "white", "black"]):
+        Image.new("RGB", (80 + 8 * number, 64), colour).save(folder / f"{colour}.png")
+    stripes = Image.new("L", (64, 64))
+    stripes.putdata([255 * (x // 8 % 2) for _ in range(64) for x in range(64)])
+    stripes.save(folder / "more" / "stripes.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def indexed(checkpoint: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("index") / "photographs.index"
+    result = hamlet("index", checkpoint, photographs, "--out", out, "--longest-side", 96)
+    assert result.exit_code == 0, result.output
+    assert "6 images, 1 left out" in result.stdout
+    assert "broken.jpg" in result.stderr
+    return out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    result = hamlet(name, "--help")
+    assert result.exit_code == 0
+    assert f"hamlet {name}" in result.stdout.split("Example")[-1]
+
+
+def test_help_lists_the_commands() -> None:
+    result = hamlet("--help")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in COMMANDS)
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; from hamlet.cli import app; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_version() -> None:
+    from importlib.metadata import version
+
+    assert hamlet("--version").stdout.strip() == f"hamlet {version('hamlet')}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["fly"], ["index", "model.pt"], ["search", "a.index", "b.jpg", "--top", "0"], ["demo", "--steps", "x"]],
+)
+def test_usage_errors_leave_with_2(arguments: list[str]) -> None:
+    result = hamlet(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_index_remembers_what_made_it(indexed: Path, checkpoint: Path, photographs: Path) -> None:
+    index = Index.load(indexed)
+    assert sorted(index.ids) == ["black.png", "blue.png", "green.png", "more/stripes.png", "red.png", "white.png"]
+    assert index.metadata["checkpoint"] == str(checkpoint)
+    assert index.metadata["root"] == str(photographs)
+    assert index.metadata["longest_side"] == 96
+    assert not indexed.with_name("photographs.index.extraction").exists()
+
+
+def test_search_finds_the_query_itself_first(indexed: Path, photographs: Path) -> None:
+    queries = [photographs / "red.png", photographs / "more" / "stripes.png"]
+    result = hamlet("search", indexed, *queries, "--top", 3, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert [query["query"] for query in answer["queries"]] == [str(query) for query in queries]
+    for query in answer["queries"]:
+        assert [len(query["results"]), query["results"][0]["path"]] == [3, query["query"]]
+        scores = [found["score"] for found in query["results"]]
+        assert scores[0] == pytest.approx(1, abs=1e-4)
+        assert scores == sorted(scores, reverse=True)
+    assert answer["failures"] == []
+
+
+def test_search_prints_a_table_and_writes_a_page(indexed: Path, photographs: Path, tmp_path: Path) -> None:
+    result = hamlet("search", indexed, photographs / "blue.png", "--top", 2, "--html", tmp_path / "page.html")
+    assert result.exit_code == 0
+    assert "1.0000" in result.stdout
+    assert "blue.png" in result.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_search_tells_of_the_queries_that_it_could_not_read(indexed: Path, photographs: Path) -> None:
+    result = hamlet("search", indexed, photographs / "broken.jpg", photographs / "red.png", "--json")
+    assert result.exit_code == 0
+    answer = json.loads(result.stdout)
+    assert [query["query"] for query in answer["queries"]] == [str(photographs / "red.png")]
+    assert answer["failures"][0][0] == str(photographs / "broken.jpg")
+    assert "broken.jpg" in result.stderr
+    assert_one_line_error(hamlet("search", indexed, photographs / "broken.jpg"), "none can be read")
+
+
+def test_search_says_when_the_checkpoint_is_gone_or_changed(photographs: Path, tmp_path: Path) -> None:
+    checkpoint, out = tmp_path / "model.pt", tmp_path / "a.index"
+    save_checkpoint(checkpoint, create_model("gem_resnet18", descriptor_dim=16))
+    assert hamlet("index", checkpoint, photographs, "--out", out, "--longest-side", 64).exit_code == 0
+    moved = checkpoint.rename(tmp_path / "elsewhere.pt")
+    assert_one_line_error(hamlet("search", out, photographs / "red.png"), "model.pt", "gone", "hamlet index")
+    torch.manual_seed(1)
+    save_checkpoint(checkpoint, create_model("gem_resnet18", descriptor_dim=16))
+    assert_one_line_error(hamlet("search", out, photographs / "red.png"), "not the weights", "hamlet index")
+    moved.replace(checkpoint)
+    assert hamlet("search", out, photographs / "red.png").exit_code == 0
+
+
+def test_search_finds_the_checkpoint_beside_a_moved_index(photographs: Path, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    save_checkpoint(tmp_path / "old" / "model.pt", create_model("gem_resnet18", descriptor_dim=16))
+    out = tmp_path / "old" / "a.index"
+    assert (
+        hamlet("index", tmp_path / "old" / "model.pt", photographs, "--out", out, "--longest-side", 64).exit_code == 0
+    )
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert hamlet("search", tmp_path / "new" / "a.index", photographs / "red.png").exit_code == 0
+
+
+def test_a_models_name_means_random_weights_and_says_so(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "random.index"
+    result = hamlet("index", "gem_resnet18", photographs, "--out", out, "--longest-side", 64)
+    assert result.exit_code == 0, result.output
+    assert "random" in result.stderr
+    assert "random" not in result.stdout.replace(str(out), "")
+    model, _ = load_checkpoint(tmp_path / "random.index.model.pt")
+    assert model.name == "gem_resnet18"
+    found = json.loads(hamlet("search", out, photographs / "green.png", "--top", 1, "--json").stdout)
+    assert found["queries"][0]["results"][0]["id"] == "green.png"
+
+
+def test_errors_are_one_line_with_the_mend(indexed: Path, checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.index"
+    assert_one_line_error(hamlet("index", "no_such_model", photographs, "--out", out), "no_such_model")
+    assert_one_line_error(
+        hamlet("index", tmp_path / "gone.pt", photographs, "--out", out), "gone.pt", "no such checkpoint"
+    )
+    assert_one_line_error(hamlet("index", photographs / "broken.jpg", photographs, "--out", out), "broken.jpg")
+    assert_one_line_error(hamlet("index", checkpoint, tmp_path / "nowhere", "--out", out), "nowhere")
+    assert_one_line_error(hamlet("search", indexed, tmp_path / "gone.jpg"), "gone.jpg", "no such file")
+    assert_one_line_error(hamlet("search", checkpoint, photographs / "red.png"), "not an index")
+    assert_one_line_error(hamlet("evaluate", "roxford5k", "--data", tmp_path, "--model", checkpoint), "gnd_roxford5k")
+    assert_one_line_error(hamlet("evaluate", "oxford", "--data", tmp_path, "--model", checkpoint), "roxford5k")
+    assert_one_line_error(hamlet("train", "no-such-recipe"), "no-such-recipe")
+    assert not out.exists()
+
+
+def test_a_mistaken_factory_keeps_what_was_extracted(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.index"
+    assert_one_line_error(hamlet("index", checkpoint, photographs, "--out", out, "--factory", "Flatt"), "Flatt")
+    assert (tmp_path / "a.index.extraction").is_dir()
+    assert hamlet("index", checkpoint, photographs, "--out", out).exit_code == 0
+    assert not (tmp_path / "a.index.extraction").exists()
+
+
+def test_evaluate_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    for name, colour in (("warm", "red"), ("cold", "blue")):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (64, 64 + 8 * number), colour).save(tmp_path / name / f"{number}.png")
+    arguments = ("evaluate", "folder", "--data", tmp_path, "--model", checkpoint, "--longest-side", 64)
+    result = hamlet(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    measured = json.loads(result.stdout)
+    assert measured["queries"] == 4
+    assert measured["metrics"]["map"] == 1.0
+    assert measured["cost"]["parameters"] == sum(p.numel() for p in load_checkpoint(checkpoint)[0].parameters())
+    assert "100.00" in hamlet(*arguments).stdout
+
+
+def test_info_says_why_a_backend_cannot_serve() -> None:
+    result = hamlet("info", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert {"hamlet_resnet18", "gem_resnet18"} <= set(found["models"])
+    assert set(found["operators"]) == {"cross_scale_attention", "pyramid_attention", "dynamic_conv2d"}
+    for devices in found["operators"].values():
+        assert devices["cpu"]["reference"] == []
+        assert devices["cpu"]["cuda"] != []
+    shown = hamlet("info").stdout
+    assert "can serve" in shown
+    assert "pyramid_attention" in shown
+
+
+def test_the_command_itself_keeps_stdout_pure(indexed: Path, photographs: Path) -> None:
+    done = command("search", indexed, photographs / "red.png", photographs / "broken.jpg", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["queries"][0]["results"][0]["id"] == "red.png"
+    assert "broken.jpg" in done.stderr
+
+
+def test_the_command_itself_fails_without_a_traceback(tmp_path: Path) -> None:
+    done = command("search", tmp_path / "gone.index", __file__)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("hamlet: error: ")
+    assert command("search").returncode == 2
+
+
+def test_ctrl_c_leaves_with_130(tmp_path: Path) -> None:
+    import signal
+
+    line = [
+        sys.executable,
+        "-c",
+        "from hamlet.cli import main; main()",
+        "demo",
+        "--steps",
+        "9999",
+        "--out",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 60
+        while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
