@@ -67,7 +67,7 @@ def load_checkpoint(path: str | Path) -> tuple[Model, dict[str, Any]]:
     if content.get("version") != VERSION:
         raise ValueError(f"checkpoint: {path} has version {content.get('version')}, this hamlet reads {VERSION}")
     try:
-        name = content["model"]
+        name = str(content["model"])
         model = build(name, make_config(FAMILIES[split(name)[0]][1], content["config"]))
         model.load_state_dict(content["state_dict"])
         return model, content["extra"]

@@ -12,6 +12,7 @@ import timm
 
 from hamlet.models.gem import Gem, GemConfig
 from hamlet.models.hamlet import Hamlet, HamletConfig
+from hamlet.settings import from_plain
 
 Model = Hamlet | Gem
 FAMILIES: dict[str, tuple[type[Hamlet] | type[Gem], type[HamletConfig] | type[GemConfig]]] = {
@@ -48,7 +49,7 @@ def list_models(filter: str = "") -> list[str]:
 def create_model(
     name: str,
     *,
-    descriptor_dim: int = 512,
+    descriptor_dim: int | None = None,
     pretrained: bool | str | Path = False,
     checkpoint: str | Path | None = None,
     **overrides: Any,
@@ -58,10 +59,10 @@ def create_model(
     Args:
         name: ``hamlet_X`` or ``gem_X``, the plain baseline on the same backbone. X is one of the registered backbones
             (:func:`list_models`) or any timm model's name.
-        descriptor_dim: length of the descriptors.
+        descriptor_dim: length of the descriptors; default 512, or the checkpoint's.
         pretrained: weights of the backbone: True fetches timm's, a path reads a local file.
-        checkpoint: weights of the whole model, written by :func:`hamlet.models.save_checkpoint`; its model and
-            configuration must be those asked for here.
+        checkpoint: weights of the whole model, written by :func:`hamlet.models.save_checkpoint`, and its configuration;
+            it must agree with whatever is asked for here.
         overrides: other fields of :class:`HamletConfig` or :class:`GemConfig`, such as ``acsa=False``.
 
     Returns:
@@ -78,7 +79,8 @@ def create_model(
         >>> tuple(model(torch.rand(1, 3, 64, 64)).shape)
         (1, 128)
     """
-    config = _config(name, {"descriptor_dim": descriptor_dim, **overrides})
+    asked = overrides if descriptor_dim is None else {"descriptor_dim": descriptor_dim, **overrides}
+    config = _config(name, asked)
     if checkpoint is None:
         return build(name, config, pretrained)
     from hamlet.models.checkpoint import load_checkpoint
@@ -89,7 +91,7 @@ def create_model(
     if model.name != name:
         raise ValueError(f"checkpoint: {checkpoint} holds {model.name}, expected {name}")
     found, wanted = dataclasses.asdict(model.config), dataclasses.asdict(config)
-    if differing := [key for key in found if found[key] != wanted[key]]:
+    if differing := [key for key in asked if found[key] != wanted[key]]:
         told = ", ".join(f"{key}={found[key]!r} (asked for: {wanted[key]!r})" for key in differing)
         raise ValueError(f"checkpoint: {checkpoint} was made with {told}")
     return model
@@ -126,6 +128,5 @@ def _config(name: str, settings: dict[str, Any]) -> HamletConfig | GemConfig:
 
 
 def make_config(kind: type[HamletConfig] | type[GemConfig], settings: dict[str, Any]) -> HamletConfig | GemConfig:
-    """A configuration from plain data, where tuples may have become lists."""
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    return kind(**plain)
+    """A configuration from plain data, where tuples may have become lists; ValueError names what does not fit."""
+    return from_plain(kind, settings)

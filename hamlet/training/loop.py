@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hamlet.models import save_checkpoint
+from hamlet.settings import to_plain
 from hamlet.training.curriculum import Curriculum
 from hamlet.training.data import TrainingSet
 from hamlet.training.log import History, Log
 from hamlet.training.losses import Learner, Objective, TargetTable
 from hamlet.training.recipe import OptimizerRecipe, Recipe
 from hamlet.training.schedule import chance, moment
-from hamlet.training.settings import to_plain
 from hamlet.training.state import identity, load_state, save_state
 from hamlet.training.teacher import TeacherCache
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from hamlet.files import replacing
-from hamlet.training.settings import from_plain, override, to_plain
+from hamlet.settings import from_plain, override, to_plain
 
 
 def _check(condition: bool, name: str, got: object, expected: str) -> None:
@@ -29,6 +29,10 @@ class ModelRecipe:
     descriptor_dim: int = 512
     pretrained: bool | str = False
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        taken = sorted(self.options.keys() & {"name", "descriptor_dim", "pretrained", "checkpoint"})
+        _check(not taken, "options", taken, "overrides alone, such as acsa")
 
 
 @dataclass(frozen=True)

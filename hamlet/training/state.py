@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from hamlet.files import replacing
+from hamlet.settings import to_plain
 from hamlet.training.recipe import Recipe
-from hamlet.training.settings import to_plain
 from hamlet.training.teacher import TeacherCache
 
 FORMAT = "hamlet-training"
 VERSION = 1
 HARMLESS = {"recipe.checkpoint_every", "recipe.data.workers", "recipe.data.root", "recipe.data.teacher"}
-"""What may differ when a run is taken up again: speed, and where things lie (what is in them is compared itself)."""
+"""What may differ when a run is taken up again: speed, and where things lie, as long as pictures keep their names."""
 
 
 def identity(model: Any, recipe: Recipe, dataset: Any, teacher: TeacherCache | None) -> dict[str, Any]:

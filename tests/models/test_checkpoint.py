@@ -50,8 +50,10 @@ def test_create_model_takes_a_checkpoint_of_the_same_model(path: Path) -> None:
     assert fingerprint(small(checkpoint=path)) == fingerprint(model)
     with pytest.raises(ValueError, match=r"holds hamlet_mobilenetv3_small, expected gem_resnet18"):
         create_model("gem_resnet18", checkpoint=path)
+    # What is not asked for is the checkpoint's.
+    assert fingerprint(create_model("hamlet_mobilenetv3_small", checkpoint=path)) == fingerprint(model)
     with pytest.raises(ValueError, match=r"made with descriptor_dim=16 \(asked for: 512\), width=16 \(asked for: 48\)"):
-        create_model("hamlet_mobilenetv3_small", checkpoint=path)
+        create_model("hamlet_mobilenetv3_small", descriptor_dim=512, width=48, checkpoint=path)
     with pytest.raises(ValueError, match="give one of the two"):
         small(checkpoint=path, pretrained=True)
 
@@ -95,6 +97,10 @@ def damage(kind: str, path: Path) -> None:
         torch.save({**content, "state_dict": {"power": torch.tensor(1.0)}}, path)
     elif kind == "field":
         torch.save({**content, "config": {**content["config"], "colour": 1}}, path)
+    elif kind == "listed":
+        torch.save({**content, "config": [1, 2]}, path)
+    elif kind == "numbered":
+        torch.save({**content, "model": 3}, path)
     elif kind == "headless":
         torch.save({"format": "hamlet-checkpoint", "version": 1}, path)
 
@@ -110,6 +116,8 @@ def damage(kind: str, path: Path) -> None:
         ("newer", "has version 2, this hamlet reads 1"),
         ("weights", "does not fit"),
         ("field", "does not fit"),
+        ("listed", "does not fit"),
+        ("numbered", "does not fit"),
         ("headless", "does not fit"),
     ],
 )

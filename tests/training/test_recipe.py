@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hamlet.settings import from_plain, override
 from hamlet.training import Recipe, list_recipes, load_recipe
-from hamlet.training.settings import from_plain, override
 
 SHORT = "steps: 5\nbatch_size: 4\nimage_size: 32\nmodel: {name: gem_resnet18}\n"
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamlet.models import Maps
+from hamlet.settings import from_plain, override
 from hamlet.training import Recipe, TeacherCache, train
-from hamlet.training.settings import from_plain, override
 
 CLASSES = 6
 

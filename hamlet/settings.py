@@ -142,7 +142,7 @@ def _float(value: float | str, name: str) -> float:
 
 
 def _mismatch(kind: Any, value: Any, name: str) -> ValueError:
-    return ValueError(f"{name or 'recipe'}: got {value!r}, expected {_describe(kind)}")
+    return ValueError(f"{name or 'settings'}: got {value!r}, expected {_describe(kind)}")
 
 
 def _describe(kind: Any) -> str:
