@@ -21,28 +21,28 @@ from torchvision.transforms import v2
 from hamlet.training.data import augmentation
 from hamlet.training.recipe import AugmentRecipe
 
-TRAIN_PHOTOGRAPHS = {
-    "astronaut": "an astronaut in an orange suit before a flag and a model of a shuttle",
-    "brick": "a wall of grey bricks",
-    "camera": "a man with a camera on a tripod in a park",
-    "cell": "a cell under the microscope",
-    "clock_motion": "a clock blurred by motion",
-    "coins": "Greek coins from Pompeii on a dark ground",
-    "grass": "grass seen from above",
-    "ihc": "stained tissue of the colon under the microscope",
-    "moon": "the surface of the moon with craters",
-    "retina": "the retina of an eye with its blood vessels",
-    "rocket": "a rocket on its launch pad at dusk",
-    "text": "words written by hand on paper",
-}
-TEST_PHOTOGRAPHS = {
-    "chelsea": "the face of a tabby cat",
-    "coffee": "a cup of coffee with a spoon on a wooden table",
-    "gravel": "gravel seen from above",
-    "hubble_deep_field": "galaxies in the deep field of the Hubble telescope",
-    "motorcycle_left": "a red motorcycle in a garage",
-    "page": "a printed page about image segmentation",
-}
+TRAIN_PHOTOGRAPHS = (
+    "astronaut",
+    "brick",
+    "camera",
+    "cell",
+    "clock_motion",
+    "coins",
+    "grass",
+    "ihc",
+    "moon",
+    "retina",
+    "rocket",
+    "text",
+)
+TEST_PHOTOGRAPHS = (
+    "chelsea",
+    "coffee",
+    "gravel",
+    "hubble_deep_field",
+    "motorcycle_left",
+    "page",
+)
 SMALLEST_CROP = 84
 CROPS_ALONG = 6
 FLAT = 6.0

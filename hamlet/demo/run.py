@@ -62,6 +62,8 @@ def run_demo(out: Path, *, steps: int | None = None, seed: int = 0, progress: bo
         console.print(f"training {name} for {recipe.steps} steps")
         models[name] = build_model(recipe)
         histories[name] = train(models[name], recipe, views, out=out / name.lower(), teacher=teacher, progress=progress)
+        # Training may have moved it to a GPU; pictures this small are described and timed on the CPU.
+        models[name].cpu()
 
     console.print("searching among instances that training never saw")
     tested_on = instances(list(TEST_PHOTOGRAPHS))

@@ -3,7 +3,8 @@
 MKDM distils from CLIP where its weights are at hand. The demo has none, so its teacher is a vector of classical
 statistics of each clean training crop: histograms of oriented gradients, local binary patterns and colours, all by
 scikit-image. The part of the text prototypes is played by one prototype for each photograph, the mean of its crops'
-vectors. It knows no language; it exercises the same losses, schedules and caches, and the report says so.
+vectors, and that of a crop's caption by what lies midway between its own vector and its photograph's. It knows no
+language; it exercises the same losses, schedules and caches, and the report says so.
 """
 
 from __future__ import annotations
@@ -29,10 +30,13 @@ def make_teacher(instances: Sequence[Instance]) -> TeacherCache:
     """The teacher's cache for the instances: their embeddings, and their photographs' as prototypes."""
     embeddings = teacher_embeddings(instances)
     photographs = sorted({instance.photograph for instance in instances})
+    labels = [photographs.index(instance.photograph) for instance in instances]
+    means = prototypes(embeddings, labels)
     return TeacherCache(
         ids=tuple(instance.name for instance in instances),
         embeddings=embeddings,
-        prototypes=prototypes(embeddings, [photographs.index(instance.photograph) for instance in instances]),
+        prototypes=means,
+        captions=F.normalize(embeddings + means[labels], dim=1),
         logit_scale=LOGIT_SCALE,
         name=TEACHER_NAME,
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hamlet.demo.data import Instance, instances
-from hamlet.demo.teacher import prototypes, teacher_embeddings
+from hamlet.demo.teacher import make_teacher, prototypes, teacher_embeddings
 
 
 def test_embeddings_are_unit_vectors_and_reproducible() -> None:
@@ -37,6 +37,19 @@ def test_embeddings_see_gradients_patterns_and_colours() -> None:
     original, *changed, copy = embeddings[[crops.index(crop), -4, -3, -2, -1]]
     assert original @ copy > 0.9999
     assert all(original @ other < 0.8 for other in changed)
+
+
+def test_a_crops_caption_tells_of_its_photograph_and_of_itself() -> None:
+    crops = instances(["coffee", "grass", "text"])
+    teacher = make_teacher(crops)
+    assert teacher.captions is not None
+    assert teacher.prototypes is not None
+    likeness = teacher.captions @ teacher.embeddings.T
+    photographs = [["coffee", "grass", "text"].index(crop.photograph) for crop in crops]
+    assert (teacher.captions @ teacher.prototypes.T).argmax(1).tolist() == photographs
+    for row, photograph in enumerate(photographs):
+        same = torch.tensor(photographs) == photograph
+        assert likeness[row, row] > likeness[row, same].mean()
 
 
 def test_dimension_beyond_the_crops_is_refused() -> None:
