@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from hamlet.retrieval.search import Found
 
 
+RESUMED = {"demo", "train", "index"}
+
+
 class Commands(TyperGroup):
     """The group of commands: what the user can mend is told in one line on stderr, without a traceback."""
 
@@ -25,13 +29,14 @@ class Commands(TyperGroup):
                 # A user has no use for the line of code that a warning comes from.
                 warnings.showwarning = warn_in_one_line
                 return super().invoke(ctx)
-        except BrokenPipeError:
+        except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            typer.echo(f"hamlet: error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+        except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            typer.echo(f"hamlet: error: {one_line(error) or type(error).__name__}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            typer.echo("hamlet: interrupted; the same command again goes on from here", err=True)
+            goes_on = "; the same command again goes on from here" if ctx.invoked_subcommand in RESUMED else ""
+            typer.echo(f"hamlet: interrupted{goes_on}", err=True)
             raise typer.Exit(130) from error
 
 
@@ -66,7 +71,7 @@ def common(
     """Find pictures of the same thing: train, index, search and evaluate HAMLET descriptors."""
 
 
-@app.command(epilog="Example: [bold]hamlet demo --steps 200 --out hamlet-demo[/bold]")
+@app.command(epilog="Example: [bold]hamlet demo --steps 100 --out quick-demo[/bold]")
 def demo(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps of each model; default: the recipe's.")
@@ -214,19 +219,30 @@ def info(json_only: Json = False) -> None:
 
 
 def print_json(result: Any) -> None:
-    typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(finite(result), indent=2, allow_nan=False))
+
+
+def finite(result: Any) -> Any:
+    """Plain data with null for numbers that JSON does not know, such as the mean over no queries."""
+    if isinstance(result, dict):
+        return {key: finite(value) for key, value in result.items()}
+    if isinstance(result, list | tuple):
+        return [finite(value) for value in result]
+    return None if isinstance(result, float) and not math.isfinite(result) else result
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
+    # As Text: what stands in brackets or between colons in a file's name is no markup.
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold", min_width=max(map(len, column.split()), default=0))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
@@ -239,4 +255,8 @@ def as_json(found: Found) -> dict[str, Any]:
 
 
 def warn_in_one_line(message: Warning | str, *where: object, **how: object) -> None:
-    typer.echo(f"hamlet: warning: {' '.join(str(message).split())}", err=True)
+    typer.echo(f"hamlet: warning: {one_line(message)}", err=True)
+
+
+def one_line(message: object) -> str:
+    return " ".join(str(message).split())

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from hamlet.cli import app
+from hamlet.cli import app, finite
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
 
@@ -86,6 +86,56 @@ def test_help_lists_the_commands() -> None:
 def test_help_does_not_import_torch() -> None:
     code = "import sys; from hamlet.cli import app; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_number_that_json_does_not_know_is_null() -> None:
+    assert finite({"a": [float("nan"), 0.5, float("-inf")], "b": (1, "x", None, True)}) == {
+        "a": [None, 0.5, None],
+        "b": [1, "x", None, True],
+    }
+
+
+def test_evaluating_what_has_no_answer_prints_null(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("warm", "cold"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64), "red").save(tmp_path / name / "0.png")
+        (tmp_path / name / "1.png").write_bytes(b"no picture")
+    result = hamlet("evaluate", "folder", "--data", tmp_path, "--model", checkpoint, "--longest-side", 64, "--json")
+    assert "NaN" not in result.stdout
+    if result.exit_code == 0:
+        json.loads(result.stdout)
+
+
+def test_names_are_no_markup(checkpoint: Path, tmp_path: Path) -> None:
+    names = {"photo [copy].png", "x:cat:.png", "y[/b].png", "[red]z.png"}
+    (tmp_path / "y[").mkdir()
+    for name in names:
+        Image.new("RGB", (64, 64), "red").save(tmp_path / name)
+    out = tmp_path / "a.index"
+    assert hamlet("index", checkpoint, tmp_path, "--out", out, "--longest-side", 64).exit_code == 0
+    result = hamlet("search", out, tmp_path / "y[/b].png")
+    assert result.exit_code == 0, result.output
+    assert all(name in result.stdout for name in names)
+
+
+def test_train_by_a_recipe_goes_on_and_names_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("warm", "cold"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (64, 64 + 8 * number), "red").save(tmp_path / "photos" / name / f"{number}.png")
+    (tmp_path / "photos" / "warm" / "broken.png").write_bytes(b"no picture")
+    monkeypatch.chdir(tmp_path)
+    settings = ("data.root=photos", "model.name=gem_mobilenetv3_small", "steps=2", "batch_size=4", "image_size=64")
+    arguments = ("train", "folder", *settings, "optimizer.warmup=1", "data.workers=0", "checkpoint_every=1")
+    result = hamlet(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "runs/folder/model.pt: gem_mobilenetv3_small after 2 steps\n"
+    assert "warm/broken.png" in result.stderr
+    history = Path("runs/folder/history.jsonl").read_text()
+    assert len(history.splitlines()) == 2
+    assert hamlet(*arguments).exit_code == 0
+    assert Path("runs/folder/history.jsonl").read_text() == history
+    assert_one_line_error(hamlet(*arguments, "seed=5"), "seed=0 (now 5)")
 
 
 def test_version() -> None:
@@ -197,6 +247,9 @@ def test_errors_are_one_line_with_the_mend(indexed: Path, checkpoint: Path, phot
     assert_one_line_error(hamlet("evaluate", "roxford5k", "--data", tmp_path, "--model", checkpoint), "gnd_roxford5k")
     assert_one_line_error(hamlet("evaluate", "oxford", "--data", tmp_path, "--model", checkpoint), "roxford5k")
     assert_one_line_error(hamlet("train", "no-such-recipe"), "no-such-recipe")
+    folder = ("train", "folder", f"data.root={photographs}")
+    assert_one_line_error(hamlet(*folder, "model.options.heads=abc"), "heads: got 'abc', expected int")
+    assert_one_line_error(hamlet(*folder, "model.options.descriptor_dim=3"), "model.options: got ['descriptor_dim']")
     assert not out.exists()
 
 
