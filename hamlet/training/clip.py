@@ -1,4 +1,4 @@
-"""CLIP from a local folder as the teacher; needs the extra ``clip`` (``pip install 'hamlet[clip]'``)."""
+"""CLIP from a local folder as the teacher; needs the extra ``clip`` (``pip install -e '.[clip]'``)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Clip:
         try:
             from transformers import CLIPModel, CLIPProcessor
         except ImportError as error:
-            raise ImportError("the CLIP teacher needs transformers; pip install 'hamlet[clip]'") from error
+            raise ImportError("the CLIP teacher needs transformers; pip install -e '.[clip]'") from error
         if not Path(folder, "config.json").is_file():
             raise ValueError(f"clip: {folder} is no folder of a saved CLIP model (it has no config.json)")
         try:

@@ -25,7 +25,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'hamlet\[clip\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[clip\]'"):
         Clip(tmp_path)
 
 
