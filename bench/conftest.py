@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from bench import harness, table
+
+_comparisons = pytest.StashKey[list[harness.Comparison]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--benchmark",
+        action="store_true",
+        help="measure at full size, compiled peers included; without it bench/ is a quick check that everything runs",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_comparisons] = []
+    # pytest-benchmark's own table knows one contender a case: ours shows them all.
+    config.option.benchmark_quiet = True
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether to measure at full size."""
+    return bool(request.config.getoption("--benchmark"))
+
+
+@pytest.fixture(autouse=True)
+def stance(full: bool) -> Iterator[None]:
+    """Without --benchmark the compiled peers run as they are written, uncompiled: compiling takes minutes."""
+    torch.manual_seed(0)
+    with torch.compiler.set_stance("default" if full else "force_eager"):
+        yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def shown(request: pytest.FixtureRequest) -> list[harness.Comparison]:
+    """Comparisons put here are in the table at the end."""
+    return request.config.stash[_comparisons]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    comparisons = config.stash.get(_comparisons, [])
+    if comparisons and config.getoption("--benchmark"):
+        table.show(comparisons, harness.machine())
