@@ -56,11 +56,11 @@ def number(name: str, value: object, *, least: float = -math.inf, above: float =
     return float(value)
 
 
-def whole_number(name: str, value: object, *, least: int = 1) -> int:
+def whole_number(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected an int >= {least}")
-    if value < least:
-        raise ValueError(f"{name}: got {value}, expected an int >= {least}")
+        raise TypeError(f"{name}: got {type(value).__name__}, expected an int >= 1")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected an int >= 1")
     return value
 
 

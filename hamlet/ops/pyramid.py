@@ -97,26 +97,24 @@ def prepare(
         _sequence("extents", extents, count, "int tensors (B, 2)")
         for level, extent in enumerate(extents):
             checks.integer_tensor(f"extents[{level}]", extent, (queries[0].shape[0], 2), queries[0], "(B, 2)")
-    indices, radii, gates, has_radius, has_gate, bounds = [], [], [], [], [], []
-    for index in range(count * count):
-        i, j = divmod(index, count)
-        if radius[i][j] is None:
-            continue
-        own_gate = gate[i][j] if gate is not None else None
+    pairs = [divmod(index, count) for index in range(count * count)]
+    pairs = [(i, j) for i, j in pairs if radius[i][j] is not None]
+    if not pairs:
+        raise ValueError("radius: got None for every pair, expected at least one pair of levels")
+    radii, gates, bounds = [], [], []
+    for i, j in pairs:
         try:
             checked = attention.prepare(
                 queries[i], keys[j], values[j], radius=radius[i][j], max_radius=max_radius[i][j], softness=softness,
-                scale=scale, gate=own_gate,
+                scale=scale, gate=gate[i][j] if gate is not None else None,
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise type(error)(f"pair [{i}][{j}]: {error}") from None
         *_, own_radius, own_gate, _, _, bound, softness, scale = checked
-        indices.append(index)
         radii.append(own_radius)
         gates.append(own_gate)
         bounds.append(bound)
-    if not indices:
-        raise ValueError("radius: got None for every pair, expected at least one pair of levels")
+    indices = [count * i + j for i, j in pairs]
     has_radius, has_gate = ([item is not None for item in items] for items in (radii, gates))
     radii, gates = ([item for item in items if item is not None] for items in (radii, gates))
     extents = list(extents or [])

@@ -82,24 +82,25 @@ def implement(
         incoming: (gradients of the results, None where unused; arguments) -> the backward's leading arguments.
     """
     backends.register(operator.name, reference)
+    _implement_forward(operator, check_values, fake, kept, incoming)
+    _implement_backward(operator, reference, fake_gradient, kept)
+    for device in ("cpu", "cuda"):
+        library.impl(operator.forward, _autocast(operator.forward, device), f"Autocast{device.upper()}")
 
+
+def _implement_forward(
+    operator: Operator,
+    check_values: Callable[..., None],
+    fake: Callable[..., Any],
+    kept: Callable[[Any], tuple[Any, ...]],
+    incoming: Callable[[Sequence[Any], Sequence[Any]], tuple[Any, ...]],
+) -> None:
     def run(*arguments: Any) -> Any:
         *own, backend = arguments
         check_values(*own)
         return backends.choose(operator.name, backend, own).forward(*own)
 
-    def run_backward(*arguments: Any) -> Any:
-        *own, backend = arguments
-        inputs = operator.forward_arguments(own)
-        found = backends.choose(operator.name, backend, inputs).backward(*own)
-        return tuple(_absent(inputs) if gradient is None else gradient for gradient in found)
-
-    def fake_backward(*arguments: Any) -> Any:
-        inputs = operator.forward_arguments(arguments)
-        like = [inputs[position] for position in operator.differentiable]
-        return tuple(_absent(inputs) if value is None else map_tensors(fake_gradient, value) for value in like)
-
-    def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         _save(ctx, (*inputs[:-1], *kept(output), inputs[-1]))
 
     def differentiate(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
@@ -113,24 +114,39 @@ def implement(
             outgoing[position] = None if inputs[position] is None else gradient
         return (*outgoing, None)
 
-    def reference_backward(*arguments: Any) -> Any:
+    _register(operator.forward, run, fake, Formulas(save, differentiate))
+
+
+def _implement_backward(
+    operator: Operator,
+    reference: backends.Backend,
+    fake_gradient: Callable[[Tensor], Tensor],
+    kept: Callable[[Any], tuple[Any, ...]],
+) -> None:
+    def run(*arguments: Any) -> Any:
+        *own, backend = arguments
+        inputs = operator.forward_arguments(own)
+        found = backends.choose(operator.name, backend, inputs).backward(*own)
+        return tuple(_absent(inputs) if gradient is None else gradient for gradient in found)
+
+    def fake(*arguments: Any) -> Any:
+        inputs = operator.forward_arguments(arguments)
+        like = [inputs[position] for position in operator.differentiable]
+        return tuple(_absent(inputs) if value is None else map_tensors(fake_gradient, value) for value in like)
+
+    def recomputed(*arguments: Any) -> Any:
+        """The backward as a function of the forward's arguments alone, what it keeps included."""
         inputs = operator.forward_arguments(arguments)
         found = reference.backward(*arguments[: operator.incoming_count], *inputs, *kept(reference.forward(*inputs)))
         return tuple(_absent(inputs) if gradient is None else gradient for gradient in found)
 
-    def differentiate_twice(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+    def differentiate(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         *arguments, _ = join(ctx.layout, ctx.saved_tensors)
         if not split(list(gradients))[1]:
             return (*(_no_gradient(argument) for argument in arguments), None)
-        return (*transforms.vector_jacobian(reference_backward, arguments, gradients), None)
+        return (*transforms.vector_jacobian(recomputed, arguments, gradients), None)
 
-    def save_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _save(ctx, inputs)
-
-    _register(operator.forward, run, fake, Formulas(save_for_backward, differentiate))
-    _register(operator.backward, run_backward, fake_backward, Formulas(save_all, differentiate_twice))
-    for device in ("cpu", "cuda"):
-        library.impl(operator.forward, _autocast(operator.forward, device), f"Autocast{device.upper()}")
+    _register(operator.backward, run, fake, Formulas(lambda ctx, inputs, output: _save(ctx, inputs), differentiate))
 
 
 def _register(op: Any, kernel: Callable[..., Any], fake: Callable[..., Any], formulas: Formulas) -> None:

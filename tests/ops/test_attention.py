@@ -164,6 +164,24 @@ def test_what_no_window_reaches_changes_nothing(bad):
         assert spoiled["out"][0][~queries].isnan().all()
 
 
+def test_a_value_that_is_no_number_spoils_outputs_alone():
+    query, key, value = grids(1, (12, 12), (12, 12), 2, 8, dtype=torch.float32)
+    radius = torch.full((1, 12, 12, 2), 1.2)
+    options = {"radius": radius, "max_radius": 2.0, "return_lse": True}
+    clean, clean_lse = cross_scale_attention(query, key, value, **options)
+    gradients = run_with_gradients(query, key, value, radius)
+    value[0, 6, 6, 1, 3] = math.nan
+    spoiled, lse = cross_scale_attention(query, key, value, **options)
+    assert torch.equal(lse, clean_lse)
+    seen = torch.zeros(12, 12, dtype=torch.bool)
+    seen[4:9, 4:9] = True
+    assert torch.equal(spoiled[0, :, :, 1].isnan().any(-1), seen)
+    assert torch.equal(spoiled[0, :, :, 0], clean[0, :, :, 0])
+    found = run_with_gradients(query, key, value, radius)
+    assert torch.equal(found["query"][0][~seen], gradients["query"][0][~seen])
+    assert torch.equal(found["value"], gradients["value"])
+
+
 def run_with_gradients(query, key, value, radius):
     leaves = {"query": query, "key": key, "value": value, "radius": radius}
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in leaves.items()}

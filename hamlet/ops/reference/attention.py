@@ -47,15 +47,16 @@ def forward(
     for block in _blocks(query, key, query_extent, key_extent, max_radius + softness, dtype):
         q, k, v = _rows(query, block.queries, dtype), _rows(key, block.keys, dtype), _rows(value, block.keys, dtype)
         ramp = _ramp(radius, block, max_radius, softness, dtype)
-        # A value that is not finite must spoil the queries that reach it, and no other through 0 * NaN.
-        logits = (scale * q) @ k.mT + (v.detach() * 0).sum(-1).unsqueeze(-2)
-        logits = logits.masked_fill(ramp.unreached, -torch.inf)
+        logits = ((scale * q) @ k.mT).masked_fill(ramp.unreached, -torch.inf)
         largest = logits.detach().amax(-1, keepdim=True)
         largest = largest.masked_fill(largest == -torch.inf, 0)
         weights = ramp.weight * torch.exp(logits - largest)
         total = weights.sum(-1, keepdim=True)
         empty = total == 0
         result = (weights @ v.nan_to_num()) / total.masked_fill(empty, 1)
+        # A value that is not finite must spoil the queries that reach it, and no other through 0 * NaN.
+        spoilt = ramp.weight @ (~v.isfinite().all(-1, keepdim=True)).to(dtype) > 0
+        result = result.masked_fill(spoilt, torch.nan)
         if gate is not None:
             result = result * _rows(gate, block.queries, dtype)
         log_total = (total.masked_fill(empty, 1).log() + largest).masked_fill(empty, -torch.inf)
@@ -109,11 +110,10 @@ def backward(
         d_key[block.keys] += _grid(scale * (d_logits.mT @ q.nan_to_num()), block.keys)
         d_value[block.keys] += _grid(probability.mT @ d_o.nan_to_num(), block.keys)
         if radius is not None and d_radius is not None:
-            flat = ramp.unreached | (ramp.margin >= 0)
-            slope = (unweighted * d_unweighted).masked_fill(flat, 0).sum(-1, keepdim=True) / softness
+            d_own = _ramp_slope(unweighted * d_unweighted, ramp) / softness
             own = _rows(radius, block.queries, dtype)
-            slope = slope.masked_fill((own < 0.5) | (own > max_radius), 0)
-            d_radius[block.queries] = _grid(slope, block.queries).squeeze(-1).to(radius.dtype)
+            d_own = d_own.masked_fill((own < 0.5) | (own > max_radius), 0)
+            d_radius[block.queries] = _grid(d_own, block.queries).squeeze(-1).to(radius.dtype)
     return d_query.to(out_dtype), d_key.to(out_dtype), d_value.to(out_dtype), d_radius, d_gate
 
 
@@ -131,6 +131,11 @@ def _ramp(radius: Tensor | None, block: Block, max_radius: float, softness: floa
     # The radius less the distance comes first: a key at exactly the radius then has weight 1 without rounding.
     margin = clamped - block.distance
     return _Ramp(margin, margin <= -softness, (1 + margin / softness).clamp(0, 1))
+
+
+def _ramp_slope(d_weight: Tensor, ramp: _Ramp) -> Tensor:
+    """What reaches a query's radius from the pairs on the sloping part of its ramp."""
+    return d_weight.masked_fill(ramp.unreached | (ramp.margin >= 0), 0).sum(-1, keepdim=True)
 
 
 def _blocks(
