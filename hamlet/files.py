@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 _SUFFIX = ".part"
+# It can only be read by setting it, for all threads: once, before there are any.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 def remove_parts(folder: Path) -> None:
@@ -39,10 +42,8 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; a result is like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)
+        # mkstemp makes files that only their owner reads; a result is like any other file, or like the one it replaces.
+        os.chmod(beside, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
         os.replace(beside, path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)

@@ -15,7 +15,11 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+# What photographs are kept in. Pillow may lack a decoder: such a file is listed all the same, then found unreadable.
+EXTENSIONS = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe"}
+    | {".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 # Pillow's own threshold for a decompression bomb: a quarter of a gigabyte of RGB.
 MAX_PIXELS = 89_478_485
 
@@ -101,7 +105,11 @@ def list_images(source: Path | str, root: Path | str | None = None) -> ImageList
 def _list_folder(root: Path) -> ImageList:
     names: list[str] = []
     skipped: list[tuple[str, str]] = []
-    for folder, folders, files in os.walk(root):
+
+    def skip(error: OSError) -> None:
+        skipped.append((Path(error.filename).relative_to(root).as_posix(), _one_line(error)))
+
+    for folder, folders, files in os.walk(root, onerror=skip):
         linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for entry in linked + [name for name in files if os.path.splitext(name)[1].lower() in EXTENSIONS]:
             path = Path(folder, entry)

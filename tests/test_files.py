@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -31,14 +29,19 @@ def test_an_exception_leaves_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_keeps_its_mode_when_it_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch(mode=0o600)
+    with replacing(path) as file:
+        file.write(b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o600)
+
+
 def test_others_may_read_it_as_any_file(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        with replacing(tmp_path / "a.bin") as file:
-            file.write(b"a")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == 0o644
+    (tmp_path / "b.bin").touch()
+    with replacing(tmp_path / "a.bin") as file:
+        file.write(b"a")
+    assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "b.bin").stat().st_mode
 
 
 def test_only_parts_are_removed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,6 +248,23 @@ def test_folder_is_searched_recursively_in_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert list_images(tmp_path).names == ["a/x/y.webp", "b/1.png", "b/2.JPG", "d.gif"]
+
+
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b/locked/c.png", "d.JFIF"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name, format="png")
+    scandir = os.scandir
+
+    def refuse(folder: str) -> Any:
+        if str(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    images = list_images(tmp_path)
+    assert list(images.names) == ["a.png", "d.JFIF"]
+    assert list(images.skipped) == [("b/locked", "Permission denied")]
 
 
 def test_links_that_leave_a_folder_are_reported(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def evaluate(
     Returns:
         plain data: "dataset", "longest_side", "database" and "queries" (how many), "queries_cropped", "metrics" (of
         :func:`hamlet.retrieval.metrics.revisited`, or of ``labelled`` for a folder), "unreadable" ((name, reason) of
-        database images that could not be read: they rank last), and "cost" (of
+        database images that could not be read: they rank last; those of a folder are no queries), and "cost" (of
         :func:`hamlet.retrieval.cost.measure_cost`).
 
     Raises:
@@ -102,14 +102,14 @@ def _evaluate_folder(
     if len(set(labels)) == len(labels):
         raise ValueError(f"{data_dir}: every class has a single image, expected two or more of some")
     found = _extract_database(model, images, out, settings)
-    label_of = dict(zip(images.names, labels, strict=True))
-    readable = [label_of[name] for name in found.ids]
+    rows = {name: row for row, name in enumerate(images.names)}
+    readable = np.array([rows[name] for name in found.ids])
     scores: dict[str, list[NDArray[np.float64]]] = {}
     # In blocks, as the similarities of all pairs of a large folder do not fit into memory.
     for start in range(0, len(readable), 256):
-        block = np.arange(start, min(start + 256, len(readable)))
-        ranks = _rank(found.descriptors @ found.descriptors[block].T)
-        blocked = metrics.labelled_per_query(ranks, readable, [readable[i] for i in block], ks, exclude=block)
+        block = readable[start : start + 256]
+        ranks = _rank(_similarity(found, images, found.descriptors[start : start + 256]))
+        blocked = metrics.labelled_per_query(ranks, labels, [labels[row] for row in block], ks, exclude=block)
         for name, values in blocked.items():
             scores.setdefault(name, []).append(values)
     return {

@@ -4,7 +4,8 @@ The folder of an extraction holds a manifest, which ties it to one model, one li
 and
 
 - while it runs, ``shards/``: one file each for a run of images, written beside and renamed, so each is whole or not
-there; - when it is done, ``descriptors.npy``, float32 (n, dim), and the ids and failures in the manifest.
+  there;
+- when it is done, ``descriptors.npy``, float32 (n, dim), and the ids and failures in the manifest.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from hamlet.retrieval.cost import evaluating
 
 FORMAT = "hamlet-extraction"
 VERSION = 1
-_FAILURES_SHOWN = 20
 
 Box = Sequence[float]
 
@@ -270,7 +270,7 @@ def _open_manifest(out: Path, settings: dict[str, Any], shard_size: int) -> dict
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as file:
-        file.write(json.dumps(content, ensure_ascii=False, indent=1).encode())
+        file.write(json.dumps(content, indent=1).encode())
 
 
 def _digest(images: ImageList, boxes: Sequence[Box | None] | None) -> str:
@@ -290,7 +290,7 @@ def _digest(images: ImageList, boxes: Sequence[Box | None] | None) -> str:
 def _show_failures(console: Console, failures: Sequence[tuple[str, str]]) -> None:
     if failures:
         console.print(f"{len(failures)} images have no descriptor:", style="yellow")
-    for name, reason in failures[:_FAILURES_SHOWN]:
-        console.print(f"  {name}: {reason}", markup=False, highlight=False)
-    if len(failures) > _FAILURES_SHOWN:
-        console.print(f"  and {len(failures) - _FAILURES_SHOWN} more, in the manifest")
+    for name, reason in failures:
+        # A name need not be text: bytes that are not are shown as such.
+        shown = name.encode(errors="backslashreplace").decode()
+        console.print(f"  {shown}: {reason}", markup=False, highlight=False, soft_wrap=True)

@@ -137,7 +137,7 @@ class Index:
             TypeError: metadata that is not JSON.
         """
         about = {"factory": self.factory, "dim": self.dim, "ids": self._ids, "metadata": self.metadata}
-        text = json.dumps(about, ensure_ascii=False).encode()
+        text = json.dumps(about).encode()
         with replacing(path) as file:
             file.write(bytes(_HEADER.size))
             digest, length = hashlib.sha256(text), 0

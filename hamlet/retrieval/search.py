@@ -122,22 +122,25 @@ def search_index(path: Path, queries: Sequence[Path], top: int = 10) -> tuple[li
     model = _model_of(index, path)
     # An image list keeps below one root: for images from anywhere, that of the file system.
     root = Path(queries[0].resolve().anchor)
-    names = {query.resolve().relative_to(root).as_posix(): query for query in queries}
+    names = [query.resolve().relative_to(root).as_posix() for query in queries]
     with tempfile.TemporaryDirectory() as folder:
         longest_side = index.metadata["longest_side"]
         extraction = extract(
-            model, ImageList(root, list(names)), Path(folder), longest_side=longest_side, progress=False
+            model, ImageList(root, list(dict.fromkeys(names))), Path(folder), longest_side=longest_side, progress=False
         )
-        failures = [(str(names[name]), reason) for name, reason in extraction.failures]
+        # A query may come twice, or by two names: each gets its answer.
+        reasons = dict(extraction.failures)
+        given = list(zip(queries, names, strict=True))
+        failures = [(str(query), reasons[name]) for query, name in given if name in reasons]
         if not extraction.ids:
             raise ValueError(f"queries: none can be read: {'; '.join(': '.join(failure) for failure in failures)}")
         scores, ids = index.search(extraction.descriptors, top)
     images = Path(index.metadata["root"])
-    found = [
-        Found(names[name], row_ids, [inside(images, row_id) for row_id in row_ids], row_scores[: len(row_ids)].tolist())
+    answers = {
+        name: (row_ids, [inside(images, row_id) for row_id in row_ids], row_scores[: len(row_ids)].tolist())
         for name, row_ids, row_scores in zip(extraction.ids, ids, scores, strict=True)
-    ]
-    return found, failures
+    }
+    return [Found(query, *answers[name]) for query, name in given if name in answers], failures
 
 
 def write_search_report(path: Path, found: Sequence[Found]) -> Path:
@@ -157,15 +160,16 @@ def write_search_report(path: Path, found: Sequence[Found]) -> Path:
 
 def _model_of(index: Index, path: Path) -> Model:
     """The model that made an index: from the checkpoint that it remembers, or one of that name beside the index."""
-    if "checkpoint" not in index.metadata:
-        raise ValueError(f"{path}: does not say which model made it; make it with `hamlet index`")
+    if missing := {"checkpoint", "fingerprint", "root", "longest_side"} - index.metadata.keys():
+        raise ValueError(f"{path}: does not tell its {', '.join(sorted(missing))}; make it with `hamlet index`")
     remembered = Path(index.metadata["checkpoint"])
     places = [place for place in (remembered, path.with_name(remembered.name)) if place.is_file()]
     if not places:
         raise ValueError(
             f"{remembered}: the checkpoint that made {path} is gone; put it back or beside it, {MAKE_AGAIN}"
         )
-    model, _ = open_model(places[0])
-    if fingerprint(model) != index.metadata["fingerprint"]:
-        raise ValueError(f"{places[0]}: not the weights that made {path}; put those back, {MAKE_AGAIN}")
-    return model
+    for place in places:
+        model, _ = open_model(place)
+        if fingerprint(model) == index.metadata["fingerprint"]:
+            return model
+    raise ValueError(f"{places[0]}: not the weights that made {path}; put those back, {MAKE_AGAIN}")

@@ -113,6 +113,18 @@ def test_folder_is_searched_leaving_each_image_out(colour: nn.Module, tmp_path: 
     assert found["database"] == found["queries"] == 6
 
 
+def test_unreadable_images_of_a_folder_rank_last(colour: nn.Module, tmp_path: Path) -> None:
+    for label, names in {"warm": ["red", "rose"], "lone": ["blue"]}.items():
+        (tmp_path / label).mkdir()
+        for name in names:
+            Image.new("RGB", (8, 8), COLOURS[name]).save(tmp_path / label / f"{name}.png")
+    (tmp_path / "warm" / "broken.png").write_bytes(b"")
+    found = evaluate(colour, "folder", tmp_path, longest_side=32, ks=(1,), progress=False)
+    assert (found["database"], found["queries"]) == (4, 3)
+    # Red finds rose, blue, and last the broken one; rose likewise; blue has nothing to find.
+    assert found["metrics"] == pytest.approx({"map": (1 + 2 / 3) / 2, "p@1": 1})
+
+
 def test_bad_input(colour: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dataset: got 'imagenet', expected one of roxford5k, rparis6k, folder"):
         evaluate(colour, "imagenet", tmp_path)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hamlet.images import ImageList, list_images, load_image
-from hamlet.retrieval import extraction
+from hamlet.retrieval import Index, extraction
 from hamlet.retrieval.extraction import extract
 
 Pictures = Callable[[Path, int], list[str]]
@@ -65,6 +65,26 @@ def test_broken_images_are_named_and_passed_over(
     assert captured.out == ""
     assert "3 images have no descriptor" in captured.err
     assert "1/[bold]broken.png: not an image of a known format" in captured.err
+
+
+def test_all_failures_are_told_and_names_need_not_be_text(
+    model: nn.Module, write_pictures: Pictures, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pictures"
+    write_pictures(folder, 2)
+    foreign = os.fsdecode(b"caf\xe9.png")
+    (folder / "0" / "000.png").rename(folder / foreign)
+    for number in range(30):
+        (folder / f"{number}-\udce9.png").write_bytes(b"")
+    images = list_images(folder)
+    found = extract(model, images, tmp_path / "out", longest_side=32, workers=0)
+    assert found.ids == ["1/001.png", foreign]
+    told = capfd.readouterr().err
+    assert all(f"{number}-\\udce9.png: the file is empty" in told for number in range(30))
+    index = Index.build(found.descriptors, found.ids)
+    index.save(tmp_path / "a.index")
+    assert Index.load(tmp_path / "a.index").ids == found.ids
+    assert extract(model, images, tmp_path / "out", longest_side=32).ids == found.ids
 
 
 def test_nothing_readable(model: nn.Module, tmp_path: Path) -> None:
