@@ -185,8 +185,6 @@ def evaluate(
     from hamlet.retrieval.search import open_model
 
     result = measure(open_model(model)[0], dataset, data, out=out, longest_side=longest_side)
-    for name, reason in result["unreadable"]:
-        typer.echo(f"hamlet: warning: {name}: {reason}", err=True)
     if json_only:
         print_json(result)
         return

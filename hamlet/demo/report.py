@@ -21,7 +21,7 @@ from hamlet.retrieval.metrics import labelled_per_query
 from hamlet.retrieval.report import Figure, Picture, Ranked, RankedSection, Section, Table, Text, overlay, write_report
 
 QUERIES_SHOWN = 12
-RESULTS_SHOWN = 5
+RESULTS_SHOWN = 10
 SHOWN_SIDE = 160
 COLUMNS = ("model", "mAP", "P@1", "P@5", "P@10", "parameters", "GFLOPs", "latency (ms)", "memory (MiB)")
 
@@ -118,8 +118,8 @@ def _what(results: Mapping[str, Any]) -> str:
         f"Trained on {train['instances']} instances of: {', '.join(TRAIN_PHOTOGRAPHS)}. Tested on {test['instances']} "
         f"instances of other photographs: {', '.join(TEST_PHOTOGRAPHS)}; {test['distractors']} of them are never asked "
         "for and only distract.\n\n"
-        f"HAMLET's teacher: {TEACHER_NAME}. Its prototypes are the mean vectors of the training photographs. The "
-        "baseline has its classification loss alone."
+        f"HAMLET's teacher: {TEACHER_NAME}. Its prototypes are the mean vectors of the training photographs, its "
+        "captions lie midway between those and the crops' own. The baseline has its classification loss alone."
     )
 
 
