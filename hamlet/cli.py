@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from hamlet.files import printable
+
 if TYPE_CHECKING:
     from hamlet.retrieval.search import Found
 
@@ -112,7 +114,7 @@ def train(
     folder = out or Path("runs") / Path(recipe).stem
     _, dataset = train_recipe(chosen, folder)
     for name, reason in dataset.skipped:
-        typer.echo(f"hamlet: warning: {name}: {reason}; left out", err=True)
+        warn_in_one_line(f"{name}: {reason}; left out")
     typer.echo(f"{folder / 'model.pt'}: {chosen.model.name} after {chosen.steps} steps")
 
 
@@ -150,7 +152,7 @@ def search(
 
     found, failures = search_index(index, queries, top)
     for query, reason in failures:
-        typer.echo(f"hamlet: warning: {query}: {reason}", err=True)
+        warn_in_one_line(f"{query}: {reason}")
     if html is not None:
         write_search_report(html, found)
         typer.echo(f"hamlet: wrote {html}", err=True)
@@ -236,11 +238,11 @@ def print_table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, 
     from rich.text import Text
 
     # As Text: what stands in brackets or between colons in a file's name is no markup.
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
+    table = Table(title=Text(printable(title)), title_justify="left", box=box.SIMPLE_HEAD, show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold", min_width=max(map(len, column.split()), default=0))
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(table)
 
 
@@ -257,4 +259,4 @@ def warn_in_one_line(message: Warning | str, *where: object, **how: object) -> N
 
 
 def one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    return " ".join(printable(str(message)).split())

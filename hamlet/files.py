@@ -21,6 +21,15 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def printable(name: str) -> str:
+    """A file's name as text that any stream takes: bytes that are no text, which Python keeps as surrogates, escaped.
+
+    >>> print(printable(os.fsdecode(b"caf\\xe9.png")))
+    caf\\udce9.png
+    """
+    return name.encode(errors="backslashreplace").decode()
+
+
 @contextmanager
 def replacing(path: Path | str) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of ``path`` when the block ends without an exception.

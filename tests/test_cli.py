@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import html
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from hamlet.cli import app, finite
+from hamlet.files import printable
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
 
@@ -107,15 +110,18 @@ def test_evaluating_what_has_no_answer_prints_null(checkpoint: Path, tmp_path: P
 
 
 def test_names_are_no_markup(checkpoint: Path, tmp_path: Path) -> None:
-    names = {"photo [copy].png", "x:cat:.png", "y[/b].png", "[red]z.png"}
+    names = {"photo [copy].png", "x:cat:.png", "y[/b].png", "[red]z.png", os.fsdecode(b"caf\xe9.png")}
     (tmp_path / "y[").mkdir()
     for name in names:
         Image.new("RGB", (64, 64), "red").save(tmp_path / name)
     out = tmp_path / "a.index"
     assert hamlet("index", checkpoint, tmp_path, "--out", out, "--longest-side", 64).exit_code == 0
-    result = hamlet("search", out, tmp_path / "y[/b].png")
-    assert result.exit_code == 0, result.output
-    assert all(name in result.stdout for name in names)
+    done = command("search", out, tmp_path / "y[/b].png", "--html", tmp_path / "found.html")
+    assert done.returncode == 0, done.stderr
+    page = html.unescape((tmp_path / "found.html").read_text())
+    for name in names:
+        assert printable(name) in done.stdout
+        assert printable(name) in page
 
 
 def test_train_by_a_recipe_goes_on_and_names_what_it_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from hamlet import models
-from hamlet.files import remove_parts, replacing
+from hamlet.files import printable, remove_parts, replacing
 from hamlet.images import ImageList, UnreadableImage, load_image
 from hamlet.retrieval.cost import evaluating
 
@@ -291,6 +291,4 @@ def _show_failures(console: Console, failures: Sequence[tuple[str, str]]) -> Non
     if failures:
         console.print(f"{len(failures)} images have no descriptor:", style="yellow")
     for name, reason in failures:
-        # A name need not be text: bytes that are not are shown as such.
-        shown = name.encode(errors="backslashreplace").decode()
-        console.print(f"  {shown}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {printable(name)}: {reason}", markup=False, highlight=False, soft_wrap=True)

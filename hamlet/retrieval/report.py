@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hamlet.files import replacing
+from hamlet.files import printable, replacing
 from hamlet.images import UnreadableImage, load_image
 
 THUMBNAIL_SIDE = 320
@@ -127,7 +127,7 @@ def write_report(path: Path | str, title: str, sections: Sequence[Section], *, l
     page = _environment().get_template("report.html").render(title=title, lead=lead, sections=sections)
     path = Path(path)
     with replacing(path) as file:
-        file.write(page.encode())
+        file.write(printable(page).encode())
     return path
 
 
