@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hamlet.ops import backends, checks
+from hamlet.ops.native import attention as native
 from hamlet.ops.reference import attention as reference
 from hamlet.ops.registration import Operator, implement
 from hamlet.ops.transforms import call
@@ -222,3 +223,4 @@ implement(
     kept=lambda results: (results[1],),
     incoming=_incoming,
 )
+backends.register(operator.name, backends.Backend("native", native.forward, native.backward, native.why_not))

@@ -1,0 +1,200 @@
+// Attention forward: query tiles against the keys that their radii reach, online softmax over chunks of keys.
+#include <vector>
+
+#include "attention.h"
+
+namespace hamlet::HAMLET_ISA {
+namespace {
+
+constexpr int64_t CACHED_BYTES = 384 << 10;  // of packed keys and values, so that they stay in the second-level cache
+
+template <class T>
+struct Workspace {
+    Buffer<T> query_rows, query_lanes, out, total;
+    Buffer<Vector<T>> row_weights, column_weights;
+    std::vector<Buffer<T>> keys, values;
+    std::vector<Packed<T>> packed_keys, packed_values;
+    std::vector<int64_t> first_rows;
+    KeyList<T> list;
+    Vector<T> logits[CHUNK + PADDING];
+};
+
+// Rows of tiles [first, last) of one level, for one sample and head.
+struct Band {
+    int level;
+    Plane plane;
+    int64_t first, last;
+};
+
+template <class T>
+class Forward {
+   public:
+    explicit Forward(const Attention& attention) : attention_(attention) {}
+
+    void run() const {
+        std::vector<Band> bands;
+        for (int level = 0; level < int(attention_.levels.size()); ++level) cut(level, bands);
+        parallel_for(attention_.threads, int64_t(bands.size()), [&](int64_t item) {
+            static thread_local Workspace<T> workspace;
+            run(bands[item], workspace);
+        });
+    }
+
+   private:
+    const Attention& attention_;
+
+    void cut(int level, std::vector<Band>& bands) const {
+        const View& query = attention_.levels[level].query;
+        const int64_t tile_rows = ceiling(query.size[1], TILE_HEIGHT<T>), planes = query.size[0] * query.size[3];
+        if (planes == 0 || tile_rows == 0 || query.size[2] == 0) return;
+        int64_t bytes = 0;
+        for (const Pair& pair : attention_.pairs)
+            if (pair.level == level) {
+                const KeyLevel& source = attention_.sources[pair.source];
+                bytes += source.key.size[1] * source.key.size[2] * int64_t(sizeof(T)) *
+                         (padded<T>(source.key.size[4]) + padded<T>(source.value.size[4]));
+            }
+        const int64_t wanted = std::max(ceiling(bytes, CACHED_BYTES), ceiling(4 * attention_.threads, planes));
+        const int64_t count = std::clamp<int64_t>(wanted, 1, tile_rows);
+        for (int64_t plane = 0; plane < planes; ++plane)
+            for (int64_t band = 0; band < count; ++band)
+                bands.push_back({level, {plane / query.size[3], plane % query.size[3]}, tile_rows * band / count,
+                                 tile_rows * (band + 1) / count});
+    }
+
+    void run(const Band& band, Workspace<T>& work) const {
+        const QueryLevel& level = attention_.levels[band.level];
+        const Extent extent = extent_of(level.extent, band.plane.sample, level.query);
+        pack_sources(band, extent, work);
+        const int64_t channels = level.out.size[4], pitch = padded<T>(channels);
+        T* total = work.total.room(LANES<T> * pitch);
+        T* out = work.out.room(LANES<T> * pitch);
+        for (int64_t row = band.first; row < band.last; ++row)
+            for (int64_t x = 0; x < level.query.size[2]; x += TILE_WIDTH<T>) {
+                const Tile<T> tile(row * TILE_HEIGHT<T>, x, level.query, extent);
+                std::fill_n(total, LANES<T> * pitch, T(0));
+                pack_queries(tile, level.query, band.plane, work);
+                for (size_t i = 0; i < attention_.pairs.size(); ++i) {
+                    const Pair& pair = attention_.pairs[i];
+                    if (pair.level == band.level) attend(pair, int(i), tile, extent, band.plane, out, total, work);
+                }
+                for (int y = 0; y < tile.rows; ++y)
+                    for (int column = 0; column < tile.columns; ++column)
+                        write_row(level.out, band.plane.offset(level.out, tile.y + y, tile.x + column),
+                                  total + (y * tile.WIDTH + column) * pitch, channels);
+            }
+    }
+
+    void pack_sources(const Band& band, Extent queries, Workspace<T>& work) const {
+        const size_t pairs = attention_.pairs.size();
+        if (work.keys.size() < pairs) {
+            work.keys = std::vector<Buffer<T>>(pairs);
+            work.values = std::vector<Buffer<T>>(pairs);
+        }
+        work.packed_keys.resize(pairs);
+        work.packed_values.resize(pairs);
+        work.first_rows.resize(pairs);
+        const int64_t first = band.first * TILE_HEIGHT<T>;
+        const int64_t last = std::min(band.last * TILE_HEIGHT<T>, queries.height) - 1;
+        for (size_t i = 0; i < pairs; ++i) {
+            const Pair& pair = attention_.pairs[i];
+            if (pair.level != band.level || last < first) continue;
+            const KeyLevel& source = attention_.sources[pair.source];
+            const Extent keys = extent_of(source.extent, band.plane.sample, source.key);
+            int64_t begin, end;
+            Axis{queries.height, keys.height}.reached(first, last, pair.max_radius + attention_.softness, begin, end);
+            work.first_rows[i] = begin;
+            work.packed_keys[i] = pack(source.key, band.plane, begin, end, keys.width, work.keys[i]);
+            work.packed_values[i] = pack(source.value, band.plane, begin, end, keys.width, work.values[i]);
+        }
+    }
+
+    void pack_queries(const Tile<T>& tile, const View& query, Plane plane, Workspace<T>& work) const {
+        T* rows = work.query_rows.room(LANES<T> * padded<T>(query.size[4]));
+        T* lanes = work.query_lanes.room(LANES<T> * query.size[4]);
+        pack_tile(tile, query, plane, rows);
+        transpose(rows, query.size[4], T(attention_.scale * LOG2_E), lanes);
+    }
+
+    // total += gate * softmax(...) v of one pair; its log-sum-exp is written.
+    void attend(const Pair& pair, int number, const Tile<T>& tile, Extent extent, Plane plane, T* out, T* total,
+                Workspace<T>& work) const {
+        constexpr T lowest = -std::numeric_limits<T>::infinity();
+        if (tile.empty()) return tile.write(pair.lse, plane, broadcast<T>(lowest));
+        const KeyLevel& source = attention_.sources[pair.source];
+        const Extent keys = extent_of(source.extent, plane.sample, source.key);
+        const Radii<T> radii(tile, pair.radius, plane, T(pair.max_radius));
+        TileWindows<T> windows;
+        windows.make(tile, extent, keys, radii, T(attention_.softness), work.row_weights, work.column_weights);
+
+        const int64_t pitch = padded<T>(source.value.size[4]);
+        std::fill_n(out, LANES<T> * pitch, T(0));
+        Vector<T> largest = broadcast<T>(lowest), sum = {};
+        int64_t row = windows.rows.begin, column = windows.columns.begin;
+        for (bool first = true; work.list.fill(windows.rows, windows.columns, row, column, work.first_rows[number],
+                                               keys.width, 0, 0);
+             first = false)
+            add_chunk(work.packed_keys[number], work.packed_values[number], source, first, largest, sum, out, work);
+
+        const Vector<T> gate = tile.read(pair.gate, plane, T(1), T(0));
+        const Vector<T> some = where_not_negative<T>(-sum, Vector<T>{}, broadcast<T>(T(1)));
+        const Vector<T> divisor = sum + (1 - some);
+        const Vector<T> factor = gate / divisor * some + radii.poison;
+        alignas(64) T factors[LANES<T>];
+        store(factors, factor);
+        for (int lane = 0; lane < LANES<T>; ++lane)
+            for (int64_t d = 0; d < pitch; ++d) total[lane * pitch + d] += factors[lane] * out[lane * pitch + d];
+        const Vector<T> lse = largest * T(LN_2) + log_of_positive<T>(divisor) + radii.poison;
+        tile.write(pair.lse, plane, lse);
+    }
+
+    // Online softmax: what was summed so far is scaled to the new maximum, which is over keys that exist alone.
+    void add_chunk(const Packed<T>& keys, const Packed<T>& values, const KeyLevel& source, bool first,
+                   Vector<T>& largest, Vector<T>& sum, T* out, Workspace<T>& work) const {
+        const KeyList<T>& list = work.list;
+        const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
+        logits_of(work.query_lanes.room(0), keys.rows, source.key.size[4], list.index, list.count, work.logits);
+        Vector<T> largest_now = largest;
+        for (int k = 0; k < list.count; ++k) {
+            work.logits[k] = where_not_negative<T>(list.weight[k], work.logits[k], nothing);
+            largest_now = max<T>(largest_now, work.logits[k]);
+        }
+        const Vector<T> base = max<T>(largest_now, broadcast<T>(std::numeric_limits<T>::lowest()));
+        const Vector<T> shrink = exp2_of_negative<T>(largest - base);
+        sum *= shrink;
+        for (int k = 0; k < list.count; ++k) {
+            work.logits[k] = max<T>(list.weight[k], Vector<T>{}) * exp2_of_negative<T>(work.logits[k] - base);
+            sum += work.logits[k];
+        }
+        const int64_t channels = source.value.size[4], pitch = padded<T>(channels);
+        alignas(64) T factors[LANES<T>];
+        store(factors, shrink);
+        if (!first)
+            for (int lane = 0; lane < LANES<T>; ++lane)
+                for (int64_t d = 0; d < pitch; ++d) out[lane * pitch + d] *= factors[lane];
+        largest = largest_now;
+        if (values.finite) {
+            weigh<T, true>(list, work.logits, values.rows, channels, out);
+        } else {
+            spoil(values, channels, work);
+            weigh<T, false>(list, work.logits, values.rows, channels, out);
+        }
+    }
+
+    // A value that is not finite spoils the queries that reach it, and no other through 0 * NaN.
+    void spoil(const Packed<T>& values, int64_t channels, Workspace<T>& work) const {
+        for (int k = 0; k < work.list.count; ++k)
+            if (!all_finite(values.rows.at(work.list.index[k]), channels))
+                work.logits[k] = where_not_negative<T>(
+                    work.list.weight[k], broadcast<T>(std::numeric_limits<T>::quiet_NaN()), Vector<T>{});
+    }
+};
+
+}  // namespace
+
+void attention_forward(const Attention& attention) {
+    if (attention.sources[0].key.dtype == DType::float64) Forward<double>(attention).run();
+    else Forward<float>(attention).run();
+}
+
+}  // namespace hamlet::HAMLET_ISA

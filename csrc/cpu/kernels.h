@@ -1,0 +1,45 @@
+// The kernels of one instruction set, and what they take. Sizes and strides are checked by the caller.
+#pragma once
+
+#include <vector>
+
+#include "../view.h"
+
+namespace hamlet {
+
+// Queries of one level. Views are (B, H, W, N, channels) with a channel stride of 1; gradients are absent in a forward.
+struct QueryLevel {
+    View query, out;          // out: written by the forward; the gradient of the output in a backward
+    View d_query;             // accumulation dtype where several pairs add to it
+    View extent;              // int64 (B, 2), contiguous, or absent
+};
+
+struct KeyLevel {
+    View key, value, d_key, d_value;
+    View extent;
+};
+
+// Queries of one level on keys of another. Views are (B, H, W, N) on the queries' grid.
+struct Pair {
+    int level = 0, source = 0;
+    double max_radius = 0;
+    View radius, gate;        // any floating dtype, any strides, absent: max_radius, 1
+    View lse;                 // written by the forward, read by the backward
+    View d_lse, d_radius, d_gate;
+};
+
+struct Attention {
+    std::vector<QueryLevel> levels;
+    std::vector<KeyLevel> sources;
+    std::vector<Pair> pairs;  // in the order in which they are summed
+    double softness = 1, scale = 1;
+    int threads = 1;
+};
+
+struct Kernels {
+    const char* name;
+    void (*attention_forward)(const Attention&);
+    void (*attention_backward)(const Attention&);
+};
+
+}  // namespace hamlet

@@ -1,0 +1,205 @@
+// One vector register of the instruction set that the file is compiled for, with the few operations that operators and
+// literals of the vector extension do not give. Everything lives in a namespace of the instruction set's own, so that
+// no two sets' code can be merged by the linker.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef HAMLET_ISA
+#error "HAMLET_ISA names the instruction set; csrc/CMakeLists.txt sets it"
+#endif
+
+#if defined(__AVX512F__)
+#define HAMLET_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define HAMLET_VECTOR_BYTES 32
+#else
+#define HAMLET_VECTOR_BYTES 16
+#endif
+
+#define HAMLET_INLINE inline __attribute__((always_inline))
+
+namespace hamlet::HAMLET_ISA {
+
+constexpr int VECTOR_REGISTERS = HAMLET_VECTOR_BYTES == 64 ? 32 : 16;
+
+template <class T>
+constexpr int LANES = HAMLET_VECTOR_BYTES / int(sizeof(T));
+
+template <class T>
+struct VectorOf {
+    typedef T type __attribute__((vector_size(HAMLET_VECTOR_BYTES)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+template <class T>
+HAMLET_INLINE Vector<T> load(const T* from) {
+    Vector<T> vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+template <class T>
+HAMLET_INLINE void store(T* to, Vector<T> vector) {
+    std::memcpy(to, &vector, sizeof vector);
+}
+
+template <class T>
+HAMLET_INLINE Vector<T> broadcast(T value) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_set1_ps(value);
+    else return _mm512_set1_pd(value);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return _mm256_set1_ps(value);
+    else return _mm256_set1_pd(value);
+#else
+    Vector<T> vector;
+    for (int lane = 0; lane < LANES<T>; ++lane) vector[lane] = value;
+    return vector;
+#endif
+}
+
+// min and max return `b` where either is NaN.
+template <class T>
+HAMLET_INLINE Vector<T> min(Vector<T> a, Vector<T> b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_min_ps(a, b);
+    else return _mm512_min_pd(a, b);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return _mm256_min_ps(a, b);
+    else return _mm256_min_pd(a, b);
+#else
+    return a < b ? a : b;
+#endif
+}
+
+template <class T>
+HAMLET_INLINE Vector<T> max(Vector<T> a, Vector<T> b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_max_ps(a, b);
+    else return _mm512_max_pd(a, b);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return _mm256_max_ps(a, b);
+    else return _mm256_max_pd(a, b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+template <class T>
+HAMLET_INLINE Vector<T> absolute(Vector<T> a) {
+    return max<T>(a, -a);
+}
+
+// `yes` where `a` >= 0, `no` elsewhere and where `a` is NaN.
+template <class T>
+HAMLET_INLINE Vector<T> where_not_negative(Vector<T> a, Vector<T> yes, Vector<T> no) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GE_OQ), no, yes);
+    else return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_GE_OQ), no, yes);
+#else
+    return a >= Vector<T>{} ? yes : no;
+#endif
+}
+
+// One bit a lane, set where `a` >= 0.
+template <class T>
+HAMLET_INLINE unsigned not_negative(Vector<T> a) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GE_OQ);
+    else return _mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_GE_OQ);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return _mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GE_OQ));
+    else return _mm256_movemask_pd(_mm256_cmp_pd(a, _mm256_setzero_pd(), _CMP_GE_OQ));
+#else
+    unsigned bits = 0;
+    for (int lane = 0; lane < LANES<T>; ++lane) bits |= unsigned(a[lane] >= 0) << lane;
+    return bits;
+#endif
+}
+
+// Zero where `a` is not finite.
+template <class T>
+HAMLET_INLINE Vector<T> finite_or_zero(Vector<T> a) {
+    return where_not_negative<T>(std::numeric_limits<T>::max() - absolute<T>(a), a, Vector<T>{});
+}
+
+// 2 to the power of `x`, which is at most 0 but for rounding; 0 from about -200 down, NaN for NaN.
+template <class T>
+HAMLET_INLINE Vector<T> exp2_of_negative(Vector<T> x) {
+    constexpr bool single = sizeof(T) == 4;
+#if defined(__AVX512F__)
+    x = max<T>(broadcast<T>(single ? -200 : -1200), x);
+    Vector<T> whole;
+    if constexpr (single) whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    else whole = _mm512_roundscale_pd(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    // Below the smallest normal number the exponent field would wrap.
+    const Vector<T> small = x - broadcast<T>(single ? -126 : -1022);
+    x = max<T>(broadcast<T>(single ? -126 : -1022), x);
+    const Vector<T> magic = broadcast<T>(single ? T(12582912.0) : T(6755399441055744.0));
+    const Vector<T> shifted = x + magic;
+    const Vector<T> whole = shifted - magic;
+#endif
+    const Vector<T> f = x - whole;
+    Vector<T> power;
+    if constexpr (single) {
+        constexpr T c[] = {1.5353362e-4f, 1.3398874e-3f, 9.6184373e-3f, 5.5503324e-2f, 2.4022648e-1f, 6.9314718e-1f, 1};
+        power = broadcast<T>(c[0]);
+        for (int i = 1; i < 7; ++i) power = power * f + broadcast<T>(c[i]);
+    } else {
+        // Taylor's coefficients ln(2)^n / n!: 0.35^14 / 14! is below the rounding.
+        const Vector<T> y = f * broadcast<T>(0.693147180559945309417);
+        constexpr T c[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
+                           1.0 / 40320,      1.0 / 5040,      1.0 / 720,      1.0 / 120,     1.0 / 24,
+                           1.0 / 6,          1.0 / 2,         1.0,            1.0};
+        power = broadcast<T>(c[0]);
+        for (int i = 1; i < 14; ++i) power = power * y + broadcast<T>(c[i]);
+    }
+#if defined(__AVX512F__)
+    if constexpr (single) return _mm512_scalef_ps(power, whole);
+    else return _mm512_scalef_pd(power, whole);
+#else
+    using Bits = Vector<Integer<T>>;
+    const Bits exponent = ((Bits)shifted - (Bits)magic) << (single ? 23 : 52);
+    const Vector<T> scaled = (Vector<T>)((Bits)power + exponent);
+    // The comparison is written so that NaN stays.
+    return small < Vector<T>{} ? Vector<T>{} : scaled;
+#endif
+}
+
+// Natural logarithm of normal positive numbers.
+template <class T>
+HAMLET_INLINE Vector<T> log_of_positive(Vector<T> x) {
+    if constexpr (sizeof(T) == 8) {
+        for (int lane = 0; lane < LANES<T>; ++lane) x[lane] = std::log(x[lane]);
+        return x;
+    } else {
+        using Bits = Vector<int32_t>;
+        // x = mantissa * 2^exponent with the mantissa in [sqrt(1/2), sqrt(2)).
+        const Bits exponent = ((Bits)x - 0x3f3504f3) >> 23;
+        const Vector<T> y = (Vector<T>)((Bits)x - (exponent << 23)) - 1;
+        const Vector<T> whole = __builtin_convertvector(exponent, Vector<T>);
+        constexpr T c[] = {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                           -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
+        Vector<T> series = broadcast<T>(c[0]);
+        for (int i = 1; i < 9; ++i) series = series * y + c[i];
+        const Vector<T> square = y * y;
+        series = series * y * square + whole * -2.12194440e-4f - square * 0.5f;
+        return y + series + whole * 0.693359375f;
+    }
+}
+
+}  // namespace hamlet::HAMLET_ISA

@@ -1,0 +1,181 @@
+// Which keys a tile of queries reaches, and with what weight. A tile's queries are the lanes of a vector.
+#pragma once
+
+#include <algorithm>
+
+#include "convert.h"
+#include "scratch.h"
+
+namespace hamlet::HAMLET_ISA {
+
+// A tile is as square as its lanes allow: the union of its queries' windows is then smallest.
+template <class T>
+constexpr int TILE_WIDTH = LANES<T> >= 8 ? 4 : 2;
+template <class T>
+constexpr int TILE_HEIGHT = LANES<T> / TILE_WIDTH<T>;
+
+struct Extent {
+    int64_t height, width;
+};
+
+inline Extent extent_of(const View& extent, int64_t sample, const View& grid) {
+    if (!extent) return {grid.size[1], grid.size[2]};
+    const int64_t* values = reinterpret_cast<const int64_t*>(extent.data) + 2 * sample;
+    return {values[0], values[1]};
+}
+
+// One sample and head, for walks over their rows of pixels.
+struct Plane {
+    int64_t sample, head;
+
+    int64_t offset(const View& view, int64_t y, int64_t x) const {
+        return sample * view.stride[0] + y * view.stride[1] + x * view.stride[2] + head * view.stride[3];
+    }
+};
+
+// One axis of the two grids: query i has its centre at (i + 0.5) * keys / queries - 0.5.
+struct Axis {
+    int64_t queries, keys;
+
+    double centre(int64_t query) const { return (query + 0.5) * double(keys) / double(queries) - 0.5; }
+
+    // The first key and the one after the last that any query of [first, last] may reach; a key too many at most.
+    void reached(int64_t first, int64_t last, double reach, int64_t& begin, int64_t& end) const {
+        const double low = std::floor(centre(first) - reach), high = std::ceil(centre(last) + reach);
+        begin = low < 0 ? 0 : std::min(int64_t(low), keys);
+        end = high >= double(keys - 1) ? keys : std::max(int64_t(high) + 1, begin);
+    }
+};
+
+// Weights along one axis, a vector of a tile's queries for each key: the ramp, not above 1, -1 for a key beyond it. A
+// key's weight is the lesser of its row's and its column's; a key exists where that is not negative.
+template <class T>
+struct AxisWeights {
+    int64_t begin = 0, end = 0;  // keys that some query reaches
+    Vector<T>* weights = nullptr;  // of key `begin + i` at i
+
+    void make(const Axis& axis, const T* query_of_lane, Vector<T> radius, T reach, int64_t first, int64_t last,
+              T softness, Buffer<Vector<T>>& buffer) {
+        axis.reached(first, last, reach, begin, end);
+        weights = buffer.room(end - begin);
+        // |key - centre| over a common denominator is exact until the one rounding of the quotient, which a residual
+        // step makes right: a key at exactly the radius must not fall on the ramp.
+        const T queries = T(axis.queries), denominator = 2 * queries;
+        const Vector<T> reciprocal = broadcast<T>(T(1) / denominator), steepness = broadcast<T>(T(1) / softness);
+        const Vector<T> ones = broadcast<T>(T(1)), below_one = broadcast<T>(std::nextafter(T(1), T(0)));
+        const Vector<T> least = broadcast<T>(std::numeric_limits<T>::epsilon() / 2);
+        const Vector<T> offset = (2 * load(query_of_lane) + 1) * T(axis.keys);
+        for (int64_t key = begin; key < end; ++key) {
+            const Vector<T> numerator = absolute<T>(queries * T(2 * key + 1) - offset);
+            Vector<T> distance = numerator * reciprocal;
+            distance += (numerator - distance * denominator) * reciprocal;
+            const Vector<T> margin = radius - distance;
+            // Rounding must neither take a key of the ramp's foot away, nor put one of the ramp at full weight.
+            const Vector<T> ramp = max<T>(least, min<T>(1 + margin * steepness, below_one));
+            const Vector<T> weight = where_not_negative<T>(margin, ones, ramp);
+            weights[key - begin] = margin > broadcast<T>(-softness) ? weight : -ones;
+        }
+        int64_t unreached = 0;
+        while (unreached < end - begin && !not_negative<T>(weights[unreached])) ++unreached;
+        begin += unreached;
+        weights += unreached;
+        while (end > begin && !not_negative<T>(weights[end - 1 - begin])) --end;
+    }
+};
+
+// A tile of queries: where its lanes lie, and which of them are queries at all.
+template <class T>
+struct Tile {
+    static constexpr int WIDTH = TILE_WIDTH<T>, HEIGHT = TILE_HEIGHT<T>;
+
+    int64_t y, x;           // of lane 0
+    int rows, columns;      // queries within the grid
+    int valid_rows, valid_columns;  // those of them within the extent
+
+    Tile(int64_t y, int64_t x, const View& grid, Extent extent)
+        : y(y),
+          x(x),
+          rows(int(std::min<int64_t>(HEIGHT, grid.size[1] - y))),
+          columns(int(std::min<int64_t>(WIDTH, grid.size[2] - x))),
+          valid_rows(int(std::clamp<int64_t>(extent.height - y, 0, HEIGHT))),
+          valid_columns(int(std::clamp<int64_t>(extent.width - x, 0, WIDTH))) {}
+
+    bool empty() const { return valid_rows == 0 || valid_columns == 0; }
+
+    bool has(int lane) const { return lane / WIDTH < valid_rows && lane % WIDTH < valid_columns; }
+
+    // A view (B, H, W, N) at each query, `absent` without a view; `nowhere` in the lanes that hold no query.
+    Vector<T> read(const View& view, Plane plane, T absent, T nowhere) const {
+        alignas(64) T values[LANES<T>];
+        for (T& value : values) value = nowhere;
+        for (int row = 0; row < valid_rows; ++row)
+            for (int column = 0; column < valid_columns; ++column)
+                values[row * WIDTH + column] =
+                    view ? read_one<T>(view, plane.offset(view, y + row, x + column)) : absent;
+        return load(values);
+    }
+
+    void write(const View& view, Plane plane, Vector<T> vector) const {
+        for (int row = 0; row < rows; ++row)
+            for (int column = 0; column < columns; ++column)
+                write_one<T>(view, plane.offset(view, y + row, x + column), vector[row * WIDTH + column]);
+    }
+};
+
+constexpr int CHUNK = 256;
+constexpr int PADDING = 8;
+
+// The keys that a tile reaches, in order of rows, at most CHUNK at a time.
+template <class T>
+struct KeyList {
+    int count = 0;
+    int32_t index[CHUNK + PADDING];   // row-major within the packed rows of keys
+    Vector<T> weight[CHUNK];          // -1 where a query does not reach the key
+    int begin[TILE_HEIGHT<T>], end[TILE_HEIGHT<T>];  // the part that the queries of a tile's row reach
+    int row_begin, row_end;           // the part in the rows of keys [first_row, last_row) asked for
+
+    // Go on from (row, column), which are moved; returns whether keys were found.
+    bool fill(const AxisWeights<T>& rows, const AxisWeights<T>& columns, int64_t& row, int64_t& column,
+              int64_t packed_row, int64_t packed_width, int64_t first_row, int64_t last_row) {
+        count = 0;
+        row_begin = row_end = -1;
+        for (int i = 0; i < TILE_HEIGHT<T>; ++i) begin[i] = end[i] = 0;
+        while (row < rows.end && count < CHUNK) {
+            const Vector<T> of_row = rows.weights[row - rows.begin];
+            const int start = count;
+            const int64_t stop = std::min(columns.end, column + (CHUNK - count));
+            unsigned seen = 0;
+            for (; column < stop; ++column) {
+                weight[count] = min<T>(of_row, columns.weights[column - columns.begin]);
+                index[count] = int32_t((row - packed_row) * packed_width + column);
+                const unsigned lanes = not_negative<T>(weight[count]);
+                seen |= lanes;
+                count += lanes != 0;
+            }
+            note(start, seen, row >= first_row && row < last_row);
+            if (column == columns.end) {
+                ++row;
+                column = columns.begin;
+            }
+        }
+        for (int i = 0; i < PADDING && count; ++i) index[count + i] = index[count - 1];
+        return count > 0;
+    }
+
+   private:
+    void note(int start, unsigned seen, bool asked) {
+        if (count == start) return;
+        constexpr unsigned of_row = (1u << TILE_WIDTH<T>)-1;
+        for (int i = 0; i < TILE_HEIGHT<T>; ++i) {
+            if (!(seen >> (i * TILE_WIDTH<T>) & of_row)) continue;
+            if (begin[i] == end[i]) begin[i] = start;
+            end[i] = count;
+        }
+        if (asked) {
+            if (row_begin < 0) row_begin = start;
+            row_end = count;
+        }
+    }
+};
+
+}  // namespace hamlet::HAMLET_ISA

@@ -1,0 +1,70 @@
+// The Python module hamlet._native: pointers, sizes and strides in, nothing out. Everything is checked before, in Python.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace hamlet;
+
+// (address, sizes, strides in elements, dtype code), or None for a tensor that is absent.
+View view_of(py::handle given) {
+    View view;
+    if (given.is_none()) return view;
+    const auto parts = py::reinterpret_borrow<py::tuple>(given);
+    view.data = reinterpret_cast<char*>(parts[0].cast<uintptr_t>());
+    const py::tuple sizes = parts[1], strides = parts[2];
+    if (sizes.size() > MAX_DIMENSIONS || strides.size() != sizes.size())
+        throw std::invalid_argument("a view has at most 5 dimensions");
+    for (size_t i = 0; i < sizes.size(); ++i) {
+        view.size[i] = sizes[i].cast<int64_t>();
+        view.stride[i] = strides[i].cast<int64_t>();
+    }
+    view.dtype = DType(parts[3].cast<int>());
+    return view;
+}
+
+Attention attention_of(const py::list& levels, const py::list& sources, const py::list& pairs, double softness,
+                       double scale, int threads) {
+    Attention attention;
+    attention.softness = softness;
+    attention.scale = scale;
+    attention.threads = threads;
+    for (py::handle item : levels) {
+        const auto level = py::reinterpret_borrow<py::tuple>(item);
+        attention.levels.push_back({view_of(level[0]), view_of(level[1]), view_of(level[2]), view_of(level[3])});
+    }
+    for (py::handle item : sources) {
+        const auto source = py::reinterpret_borrow<py::tuple>(item);
+        attention.sources.push_back(
+            {view_of(source[0]), view_of(source[1]), view_of(source[2]), view_of(source[3]), view_of(source[4])});
+    }
+    for (py::handle item : pairs) {
+        const auto pair = py::reinterpret_borrow<py::tuple>(item);
+        attention.pairs.push_back({pair[0].cast<int>(), pair[1].cast<int>(), pair[2].cast<double>(), view_of(pair[3]),
+                                   view_of(pair[4]), view_of(pair[5]), view_of(pair[6]), view_of(pair[7]),
+                                   view_of(pair[8])});
+    }
+    return attention;
+}
+
+template <void (*Kernels::*kernel)(const Attention&)>
+void run_attention(const py::list& levels, const py::list& sources, const py::list& pairs, double softness,
+                   double scale, int threads) {
+    const Attention attention = attention_of(levels, sources, pairs, softness, scale, threads);
+    const py::gil_scoped_release unlocked;
+    (kernels().*kernel)(attention);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+    module.def("instruction_sets", &instruction_sets);
+    module.def("instruction_set", [] { return kernels().name; });
+    module.def("use_instruction_set", &use_instruction_set);
+    module.def("attention_forward", &run_attention<&Kernels::attention_forward>);
+    module.def("attention_backward", &run_attention<&Kernels::attention_backward>);
+}

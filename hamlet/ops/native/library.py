@@ -1,0 +1,65 @@
+"""The compiled module ``hamlet._native``: loading it, the instruction set, and tensors as it takes them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+# The module's OpenMP runtime is the one that torch has loaded, so torch must come first.
+import torch
+from torch import Tensor
+
+CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int64: -1}
+"""The numbers that csrc/view.h gives the dtypes; extents are always int64 and need none."""
+
+WHY_NOT_BUILT = Path(__file__).parents[2] / "_native.txt"
+"""Where the build leaves its reason when it could not make the module."""
+
+View = tuple[int, tuple[int, ...], tuple[int, ...], int]
+
+
+def _load() -> tuple[Any, str | None]:
+    try:
+        module = importlib.import_module("hamlet._native")
+    except ImportError as error:
+        why = WHY_NOT_BUILT.read_text().strip() if WHY_NOT_BUILT.exists() else str(error)
+        return None, f"the native kernels were not built: {why}"
+    asked = os.environ.get("HAMLET_CPU_ISA")
+    if asked:
+        if asked not in module.instruction_sets():
+            known = ", ".join(module.instruction_sets())
+            return None, f"HAMLET_CPU_ISA: got {asked!r}, expected one of those that this processor has: {known}"
+        module.use_instruction_set(asked)
+    return module, None
+
+
+module, why_missing = _load()
+"""``hamlet._native``, or None and the reason."""
+
+
+def reasons(*tensors: Tensor) -> list[str]:
+    """Why the native kernels cannot take these tensors, whatever the operator."""
+    found = [] if why_missing is None else [why_missing]
+    device = tensors[0].device.type
+    if device != "cpu":
+        found.append(f"it runs on the CPU, the tensors are on {device}")
+    found += [f"it takes no {tensor.dtype}" for tensor in tensors[:1] if tensor.dtype not in CODES]
+    return found
+
+
+def view(tensor: Tensor | None) -> View | None:
+    """A tensor as the kernels take it."""
+    if tensor is None:
+        return None
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), CODES[tensor.dtype]
+
+
+def channels_together(tensor: Tensor) -> Tensor:
+    """``tensor`` with its last dimension's elements next to each other, copied if they are not."""
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+
+
+def extents(extent: Tensor | None) -> Tensor | None:
+    return None if extent is None else extent.to(torch.int64).contiguous()
