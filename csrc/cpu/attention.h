@@ -12,12 +12,15 @@ constexpr double LOG2_E = 1.4426950408889634074, LN_2 = 0.69314718055994530942;
 inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T>
-inline bool all_finite(const T* row, int64_t count) {
+inline bool all_finite(const T* row, int64_t pitch) {
     // x - x is 0 for finite x, NaN for all else; the sum keeps the NaN.
-    T sum = 0;
-    for (int64_t i = 0; i < count; ++i) sum += row[i] - row[i];
-    return sum == 0;
+    Vector<T> sum = {};
+    for (int64_t i = 0; i < pitch; i += LANES<T>) sum += load(row + i) - load(row + i);
+    constexpr unsigned every = (1ull << LANES<T>)-1;
+    return not_negative<T>(sum) == every;
 }
+
+constexpr int64_t AHEAD = 8;  // pixels between the one that is read and the one asked of memory
 
 // Pixels of rows [first, last) of a plane, packed one after the other as the dtype of accumulation.
 template <class T>
@@ -33,9 +36,10 @@ inline Packed<T> pack(const View& view, Plane plane, int64_t first, int64_t last
     T* to = packed.rows.data;
     for (int64_t y = first; y < last; ++y)
         for (int64_t x = 0; x < width; ++x, to += pitch) {
+            prefetch_row(view, plane.offset(view, y, x + AHEAD), channels);
             read_row(view, plane.offset(view, y, x), to, channels);
             for (int64_t d = channels; d < pitch; ++d) to[d] = 0;
-            packed.finite &= all_finite(to, channels);
+            packed.finite &= all_finite(to, pitch);
         }
     return packed;
 }
@@ -56,12 +60,23 @@ inline void pack_tile(const Tile<T>& tile, const View& view, Plane plane, T* to)
     }
 }
 
-// Rows of a tile with the queries in the lanes: to[d][lane] = factor * from[lane][d].
+template <class T, int WRITE = 0>
+inline void prefetch_tile(const Tile<T>& tile, const View& view, Plane plane) {
+    for (int row = 0; row < tile.rows; ++row)
+        for (int column = 0; column < tile.columns; ++column)
+            prefetch_row<WRITE>(view, plane.offset(view, tile.y + row, tile.x + column), view.size[4]);
+}
+
+// Rows of a tile with the queries in the lanes: to[d][lane] = factor * from[lane][d], for `padded(channels)` of d.
 template <class T>
 inline void transpose(const T* from, int64_t channels, T factor, T* to) {
     const int64_t pitch = padded<T>(channels);
-    for (int64_t d = 0; d < channels; ++d)
-        for (int lane = 0; lane < LANES<T>; ++lane) to[d * LANES<T> + lane] = factor * from[lane * pitch + d];
+    for (int64_t d = 0; d < pitch; d += LANES<T>) {
+        Vector<T> square[LANES<T>];
+        for (int lane = 0; lane < LANES<T>; ++lane) square[lane] = load(from + lane * pitch + d);
+        transpose_square<T>(square);
+        for (int i = 0; i < LANES<T>; ++i) store(to + (d + i) * LANES<T>, factor * square[i]);
+    }
 }
 
 template <class T>
@@ -98,7 +113,7 @@ struct TileWindows {
     AxisWeights<T> rows, columns;
 
     void make(const Tile<T>& tile, Extent queries, Extent keys, const Radii<T>& radii, T softness,
-              Buffer<Vector<T>>& row_buffer, Buffer<Vector<T>>& column_buffer) {
+              AxisBuffers<T>& row_buffers, AxisBuffers<T>& column_buffers) {
         alignas(64) T y[LANES<T>], x[LANES<T>];
         for (int lane = 0; lane < LANES<T>; ++lane) {
             y[lane] = T(tile.y + lane / tile.WIDTH);
@@ -106,9 +121,9 @@ struct TileWindows {
         }
         const T reach = radii.largest + softness;
         rows.make({queries.height, keys.height}, y, radii.clamped, reach, tile.y, tile.y + tile.valid_rows - 1,
-                  softness, row_buffer);
+                  softness, row_buffers);
         columns.make({queries.width, keys.width}, x, radii.clamped, reach, tile.x, tile.x + tile.valid_columns - 1,
-                     softness, column_buffer);
+                     softness, column_buffers);
     }
 };
 

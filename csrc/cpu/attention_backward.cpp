@@ -13,7 +13,7 @@ namespace {
 template <class T>
 struct Workspace {
     Buffer<T> query_rows, query_lanes, out_rows, out_lanes, d_query, d_keys, d_values, keys, values, nowhere, total, zeros;
-    Buffer<Vector<T>> row_weights, column_weights;
+    AxisBuffers<T> row_weights, column_weights;
     KeyList<T> list;
     Vector<T> unweighted[CHUNK + PADDING], d_logits[CHUNK + PADDING];
 };
@@ -168,17 +168,18 @@ class TileBackward {
                   list.count, work_.unweighted);
         logits_of(work_.out_lanes.room(0), context_.packed_values.rows, context_.source.value.size[4], list.index,
                   list.count, work_.d_logits);
-        for (int k = 0; k < list.count; ++k) {
-            const Vector<T> logit = where_not_negative<T>(list.weight[k], work_.unweighted[k], nothing);
+        list.each([&](int k, Vector<T> weight) {
+            const Vector<T> logit = where_not_negative<T>(weight, work_.unweighted[k], nothing);
             work_.unweighted[k] = exp2_of_negative<T>(logit - lse_);
-            work_.d_logits[k] = where_not_negative<T>(list.weight[k], work_.d_logits[k], Vector<T>{});
-        }
+            work_.d_logits[k] = where_not_negative<T>(weight, work_.d_logits[k], Vector<T>{});
+        });
     }
 
     Vector<T> weigh_deltas() const {
         Vector<T> total = {};
-        for (int k = 0; k < work_.list.count; ++k)
-            total += max<T>(work_.list.weight[k], Vector<T>{}) * work_.unweighted[k] * work_.d_logits[k];
+        work_.list.each([&](int k, Vector<T> weight) {
+            total += max<T>(weight, Vector<T>{}) * work_.unweighted[k] * work_.d_logits[k];
+        });
         return total;
     }
 
@@ -189,8 +190,8 @@ class TileBackward {
         T* out_rows = work_.out_rows.room(LANES<T> * out_pitch);
         pack_tile(tile_, query, context_.band.plane, rows);
         pack_tile(tile_, out, context_.band.plane, out_rows);
-        transpose(rows, query.size[4], T(context_.scale * LOG2_E), work_.query_lanes.room(LANES<T> * query.size[4]));
-        transpose(out_rows, out.size[4], T(1), work_.out_lanes.room(LANES<T> * out.size[4]));
+        transpose(rows, query.size[4], T(context_.scale * LOG2_E), work_.query_lanes.room(LANES<T> * pitch));
+        transpose(out_rows, out.size[4], T(1), work_.out_lanes.room(LANES<T> * out_pitch));
         // Where P or dS is 0 the product with these rows must be 0 too, whatever they hold.
         alignas(64) T gates[LANES<T>];
         store(gates, gate_);
@@ -205,15 +206,17 @@ class TileBackward {
     // Turn the chunk's buffers into P and dS, and add what they give.
     void differentiate(Vector<T> delta, Vector<T>& d_radius) {
         const KeyList<T>& list = work_.list;
-        for (int k = 0; k < list.count; ++k) {
-            const Vector<T> weight = list.weight[k], unweighted = work_.unweighted[k];
+        Vector<T> d_radius_now = d_radius;
+        list.each([&](int k, Vector<T> weight) {
+            const Vector<T> unweighted = work_.unweighted[k];
             const Vector<T> d_unweighted = unweighted * (gate_ * (work_.d_logits[k] - delta) + d_lse_);
             // On the ramp: the weight is below 1, and the key exists.
             const Vector<T> on_ramp = where_not_negative<T>(weight - 1, Vector<T>{}, d_unweighted);
-            d_radius += where_not_negative<T>(weight, on_ramp, Vector<T>{});
+            d_radius_now += where_not_negative<T>(weight, on_ramp, Vector<T>{});
             work_.d_logits[k] = where_not_negative<T>(weight, weight * d_unweighted, Vector<T>{});
             work_.unweighted[k] = max<T>(weight, Vector<T>{}) * unweighted;
-        }
+        });
+        d_radius = d_radius_now;
         const Context<T>& c = context_;
         if (owned_) {
             T* d_query = work_.d_query.room(0);

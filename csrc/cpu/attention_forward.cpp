@@ -11,7 +11,7 @@ constexpr int64_t CACHED_BYTES = 384 << 10;  // of packed keys and values, so th
 template <class T>
 struct Workspace {
     Buffer<T> query_rows, query_lanes, out, total;
-    Buffer<Vector<T>> row_weights, column_weights;
+    AxisBuffers<T> row_weights, column_weights;
     std::vector<Buffer<T>> keys, values;
     std::vector<Packed<T>> packed_keys, packed_values;
     std::vector<int64_t> first_rows;
@@ -56,10 +56,12 @@ class Forward {
             }
         const int64_t wanted = std::max(ceiling(bytes, CACHED_BYTES), ceiling(4 * attention_.threads, planes));
         const int64_t count = std::clamp<int64_t>(wanted, 1, tile_rows);
-        for (int64_t plane = 0; plane < planes; ++plane)
+        // The heads of one band follow each other: their pixels share pages of memory.
+        for (int64_t sample = 0; sample < query.size[0]; ++sample)
             for (int64_t band = 0; band < count; ++band)
-                bands.push_back({level, {plane / query.size[3], plane % query.size[3]}, tile_rows * band / count,
-                                 tile_rows * (band + 1) / count});
+                for (int64_t head = 0; head < query.size[3]; ++head)
+                    bands.push_back(
+                        {level, {sample, head}, tile_rows * band / count, tile_rows * (band + 1) / count});
     }
 
     void run(const Band& band, Workspace<T>& work) const {
@@ -74,6 +76,9 @@ class Forward {
                 const Tile<T> tile(row * TILE_HEIGHT<T>, x, level.query, extent);
                 std::fill_n(total, LANES<T> * pitch, T(0));
                 pack_queries(tile, level.query, band.plane, work);
+                prefetch_tile<T, 1>(tile, level.out, band.plane);
+                if (x + TILE_WIDTH<T> < level.query.size[2])
+                    prefetch_tile(Tile<T>(tile.y, x + TILE_WIDTH<T>, level.query, extent), level.query, band.plane);
                 for (size_t i = 0; i < attention_.pairs.size(); ++i) {
                     const Pair& pair = attention_.pairs[i];
                     if (pair.level == band.level) attend(pair, int(i), tile, extent, band.plane, out, total, work);
@@ -111,7 +116,7 @@ class Forward {
 
     void pack_queries(const Tile<T>& tile, const View& query, Plane plane, Workspace<T>& work) const {
         T* rows = work.query_rows.room(LANES<T> * padded<T>(query.size[4]));
-        T* lanes = work.query_lanes.room(LANES<T> * query.size[4]);
+        T* lanes = work.query_lanes.room(LANES<T> * padded<T>(query.size[4]));
         pack_tile(tile, query, plane, rows);
         transpose(rows, query.size[4], T(attention_.scale * LOG2_E), lanes);
     }
@@ -155,17 +160,18 @@ class Forward {
         const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
         logits_of(work.query_lanes.room(0), keys.rows, source.key.size[4], list.index, list.count, work.logits);
         Vector<T> largest_now = largest;
-        for (int k = 0; k < list.count; ++k) {
-            work.logits[k] = where_not_negative<T>(list.weight[k], work.logits[k], nothing);
+        list.each([&](int k, Vector<T> weight) {
+            work.logits[k] = where_not_negative<T>(weight, work.logits[k], nothing);
             largest_now = max<T>(largest_now, work.logits[k]);
-        }
+        });
         const Vector<T> base = max<T>(largest_now, broadcast<T>(std::numeric_limits<T>::lowest()));
         const Vector<T> shrink = exp2_of_negative<T>(largest - base);
-        sum *= shrink;
-        for (int k = 0; k < list.count; ++k) {
-            work.logits[k] = max<T>(list.weight[k], Vector<T>{}) * exp2_of_negative<T>(work.logits[k] - base);
-            sum += work.logits[k];
-        }
+        Vector<T> sum_now = sum * shrink;
+        list.each([&](int k, Vector<T> weight) {
+            work.logits[k] = max<T>(weight, Vector<T>{}) * exp2_of_negative<T>(work.logits[k] - base);
+            sum_now += work.logits[k];
+        });
+        sum = sum_now;
         const int64_t channels = source.value.size[4], pitch = padded<T>(channels);
         alignas(64) T factors[LANES<T>];
         store(factors, shrink);
@@ -176,17 +182,18 @@ class Forward {
         if (values.finite) {
             weigh<T, true>(list, work.logits, values.rows, channels, out);
         } else {
-            spoil(values, channels, work);
+            spoil(values, work);
             weigh<T, false>(list, work.logits, values.rows, channels, out);
         }
     }
 
     // A value that is not finite spoils the queries that reach it, and no other through 0 * NaN.
-    void spoil(const Packed<T>& values, int64_t channels, Workspace<T>& work) const {
-        for (int k = 0; k < work.list.count; ++k)
-            if (!all_finite(values.rows.at(work.list.index[k]), channels))
+    void spoil(const Packed<T>& values, Workspace<T>& work) const {
+        work.list.each([&](int k, Vector<T> weight) {
+            if (!all_finite(values.rows.at(work.list.index[k]), values.rows.pitch))
                 work.logits[k] = where_not_negative<T>(
-                    work.list.weight[k], broadcast<T>(std::numeric_limits<T>::quiet_NaN()), Vector<T>{});
+                    weight, broadcast<T>(std::numeric_limits<T>::quiet_NaN()), Vector<T>{});
+        });
     }
 };
 

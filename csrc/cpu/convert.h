@@ -50,18 +50,29 @@ inline void write_half(const T* from, uint16_t* to, int64_t count) {
     }
 }
 
+template <class T>
+HAMLET_INLINE void copy_row(const T* __restrict from, T* __restrict to, int64_t count) {
+    int64_t i = 0;
+    for (; i + LANES<T> <= count; i += LANES<T>) store(to + i, load(from + i));
+    for (; i < count; ++i) to[i] = from[i];
+}
+
 // `count` elements at `offset` of a tensor's data, all next to each other.
 template <class T>
 inline void read_row(const View& view, int64_t offset, T* __restrict to, int64_t count) {
     switch (view.dtype) {
         case DType::float32: {
             const float* from = reinterpret_cast<const float*>(view.data) + offset;
-            for (int64_t i = 0; i < count; ++i) to[i] = T(from[i]);
+            if constexpr (std::is_same_v<T, float>) copy_row(from, to, count);
+            else
+                for (int64_t i = 0; i < count; ++i) to[i] = T(from[i]);
             break;
         }
         case DType::float64: {
             const double* from = reinterpret_cast<const double*>(view.data) + offset;
-            for (int64_t i = 0; i < count; ++i) to[i] = T(from[i]);
+            if constexpr (std::is_same_v<T, double>) copy_row(from, to, count);
+            else
+                for (int64_t i = 0; i < count; ++i) to[i] = T(from[i]);
             break;
         }
         case DType::bfloat16: {
@@ -78,12 +89,16 @@ inline void write_row(const View& view, int64_t offset, const T* __restrict from
     switch (view.dtype) {
         case DType::float32: {
             float* to = reinterpret_cast<float*>(view.data) + offset;
-            for (int64_t i = 0; i < count; ++i) to[i] = float(from[i]);
+            if constexpr (std::is_same_v<T, float>) copy_row(from, to, count);
+            else
+                for (int64_t i = 0; i < count; ++i) to[i] = float(from[i]);
             break;
         }
         case DType::float64: {
             double* to = reinterpret_cast<double*>(view.data) + offset;
-            for (int64_t i = 0; i < count; ++i) to[i] = double(from[i]);
+            if constexpr (std::is_same_v<T, double>) copy_row(from, to, count);
+            else
+                for (int64_t i = 0; i < count; ++i) to[i] = double(from[i]);
             break;
         }
         case DType::bfloat16: {
@@ -93,6 +108,14 @@ inline void write_row(const View& view, int64_t offset, const T* __restrict from
         }
         case DType::float16: write_half(from, reinterpret_cast<uint16_t*>(view.data) + offset, count); break;
     }
+}
+
+// Rows of one head lie far apart, where no hardware looks ahead.
+template <int WRITE = 0>
+HAMLET_INLINE void prefetch_row(const View& view, int64_t offset, int64_t count) {
+    const int64_t size = element_size(view.dtype);
+    for (int64_t byte = 0; byte < count * size; byte += 64)
+        __builtin_prefetch(view.data + offset * size + byte, WRITE);
 }
 
 template <class T>

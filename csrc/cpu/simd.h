@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -200,6 +201,35 @@ HAMLET_INLINE Vector<T> log_of_positive(Vector<T> x) {
         series = series * y * square + whole * -2.12194440e-4f - square * 0.5f;
         return y + series + whole * 0.693359375f;
     }
+}
+
+namespace detail {
+
+// Of two rows of a matrix, `distance` apart, the lanes that lie on the same side, and those that change sides.
+template <class T, int DISTANCE, int... I>
+HAMLET_INLINE void exchange(Vector<T>& a, Vector<T>& b, std::integer_sequence<int, I...>) {
+    const Vector<T> upper = __builtin_shufflevector(a, b, (I & DISTANCE ? I - DISTANCE + LANES<T> : I)...);
+    b = __builtin_shufflevector(a, b, (I & DISTANCE ? I + LANES<T> : I + DISTANCE)...);
+    a = upper;
+}
+
+template <class T, int DISTANCE>
+HAMLET_INLINE void exchange_rows(Vector<T>* rows) {
+    if constexpr (DISTANCE < LANES<T>) {
+#pragma GCC unroll 16
+        for (int row = 0; row < LANES<T>; ++row)
+            if (!(row & DISTANCE))
+                exchange<T, DISTANCE>(rows[row], rows[row + DISTANCE], std::make_integer_sequence<int, LANES<T>>());
+        exchange_rows<T, 2 * DISTANCE>(rows);
+    }
+}
+
+}  // namespace detail
+
+// A square matrix of vectors, in place.
+template <class T>
+HAMLET_INLINE void transpose_square(Vector<T> (&rows)[LANES<T>]) {
+    detail::exchange_rows<T, 1>(rows);
 }
 
 }  // namespace hamlet::HAMLET_ISA

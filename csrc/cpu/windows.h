@@ -47,17 +47,25 @@ struct Axis {
     }
 };
 
+template <class T>
+struct AxisBuffers {
+    Buffer<Vector<T>> weights;
+    Buffer<unsigned> lanes;
+};
+
 // Weights along one axis, a vector of a tile's queries for each key: the ramp, not above 1, -1 for a key beyond it. A
 // key's weight is the lesser of its row's and its column's; a key exists where that is not negative.
 template <class T>
 struct AxisWeights {
     int64_t begin = 0, end = 0;  // keys that some query reaches
     Vector<T>* weights = nullptr;  // of key `begin + i` at i
+    unsigned* lanes = nullptr;     // which queries reach it, one bit each
 
     void make(const Axis& axis, const T* query_of_lane, Vector<T> radius, T reach, int64_t first, int64_t last,
-              T softness, Buffer<Vector<T>>& buffer) {
+              T softness, AxisBuffers<T>& buffers) {
         axis.reached(first, last, reach, begin, end);
-        weights = buffer.room(end - begin);
+        weights = buffers.weights.room(end - begin);
+        lanes = buffers.lanes.room(end - begin);
         // |key - centre| over a common denominator is exact until the one rounding of the quotient, which a residual
         // step makes right: a key at exactly the radius must not fall on the ramp.
         const T queries = T(axis.queries), denominator = 2 * queries;
@@ -74,12 +82,10 @@ struct AxisWeights {
             const Vector<T> ramp = max<T>(least, min<T>(1 + margin * steepness, below_one));
             const Vector<T> weight = where_not_negative<T>(margin, ones, ramp);
             weights[key - begin] = margin > broadcast<T>(-softness) ? weight : -ones;
+            lanes[key - begin] = not_negative<T>(weights[key - begin]);
         }
-        int64_t unreached = 0;
-        while (unreached < end - begin && !not_negative<T>(weights[unreached])) ++unreached;
-        begin += unreached;
-        weights += unreached;
-        while (end > begin && !not_negative<T>(weights[end - 1 - begin])) --end;
+        for (; begin < end && !lanes[0]; ++begin, ++lanes) ++weights;
+        while (end > begin && !lanes[end - 1 - begin]) --end;
     }
 };
 
@@ -125,35 +131,46 @@ struct Tile {
 constexpr int CHUNK = 256;
 constexpr int PADDING = 8;
 
+// Keys of one row that lie next to each other.
+template <class T>
+struct Run {
+    Vector<T> of_row;            // the row's weights
+    const Vector<T>* of_column;  // those of the run's columns
+    int begin, count;            // place in the list
+};
+
 // The keys that a tile reaches, in order of rows, at most CHUNK at a time.
 template <class T>
 struct KeyList {
-    int count = 0;
-    int32_t index[CHUNK + PADDING];   // row-major within the packed rows of keys
-    Vector<T> weight[CHUNK];          // -1 where a query does not reach the key
+    int count = 0, run_count = 0;
+    int32_t index[CHUNK + PADDING];  // row-major within the packed rows of keys
+    Run<T> runs[CHUNK];
     int begin[TILE_HEIGHT<T>], end[TILE_HEIGHT<T>];  // the part that the queries of a tile's row reach
-    int row_begin, row_end;           // the part in the rows of keys [first_row, last_row) asked for
+    int row_begin, row_end;          // the part in the rows of keys [first_row, last_row) asked for
 
     // Go on from (row, column), which are moved; returns whether keys were found.
     bool fill(const AxisWeights<T>& rows, const AxisWeights<T>& columns, int64_t& row, int64_t& column,
               int64_t packed_row, int64_t packed_width, int64_t first_row, int64_t last_row) {
-        count = 0;
-        row_begin = row_end = -1;
+        count = run_count = 0;
+        row_begin = row_end = 0;
         for (int i = 0; i < TILE_HEIGHT<T>; ++i) begin[i] = end[i] = 0;
         while (row < rows.end && count < CHUNK) {
             const Vector<T> of_row = rows.weights[row - rows.begin];
-            const int start = count;
-            const int64_t stop = std::min(columns.end, column + (CHUNK - count));
-            unsigned seen = 0;
-            for (; column < stop; ++column) {
-                weight[count] = min<T>(of_row, columns.weights[column - columns.begin]);
-                index[count] = int32_t((row - packed_row) * packed_width + column);
-                const unsigned lanes = not_negative<T>(weight[count]);
-                seen |= lanes;
-                count += lanes != 0;
+            const unsigned lanes = rows.lanes[row - rows.begin];
+            const unsigned* of_column = columns.lanes - columns.begin;
+            int64_t last = columns.end;
+            while (column < last && !(lanes & of_column[column])) ++column;
+            while (column < last && !(lanes & of_column[last - 1])) --last;
+            const int taken = int(std::min<int64_t>(last - column, CHUNK - count));
+            if (taken > 0) {
+                note(lanes, taken, row >= first_row && row < last_row);
+                runs[run_count++] = {of_row, columns.weights + (column - columns.begin), count, taken};
+                const int32_t first = int32_t((row - packed_row) * packed_width + column);
+                for (int i = 0; i < taken; ++i) index[count + i] = first + i;
+                count += taken;
+                column += taken;
             }
-            note(start, seen, row >= first_row && row < last_row);
-            if (column == columns.end) {
+            if (column >= last) {
                 ++row;
                 column = columns.begin;
             }
@@ -162,18 +179,26 @@ struct KeyList {
         return count > 0;
     }
 
+    // Call `use(k, weight)` for every key of the list; the weight is -1 where a query does not reach the key.
+    template <class Use>
+    HAMLET_INLINE void each(const Use& use) const {
+        for (int r = 0; r < run_count; ++r) {
+            const Run<T>& run = runs[r];
+            for (int i = 0; i < run.count; ++i) use(run.begin + i, min<T>(run.of_row, run.of_column[i]));
+        }
+    }
+
    private:
-    void note(int start, unsigned seen, bool asked) {
-        if (count == start) return;
-        constexpr unsigned of_row = (1u << TILE_WIDTH<T>)-1;
+    void note(unsigned lanes, int taken, bool asked) {
+        constexpr unsigned of_tile_row = (1u << TILE_WIDTH<T>)-1;
         for (int i = 0; i < TILE_HEIGHT<T>; ++i) {
-            if (!(seen >> (i * TILE_WIDTH<T>) & of_row)) continue;
-            if (begin[i] == end[i]) begin[i] = start;
-            end[i] = count;
+            if (!(lanes >> (i * TILE_WIDTH<T>) & of_tile_row)) continue;
+            if (begin[i] == end[i]) begin[i] = count;
+            end[i] = count + taken;
         }
         if (asked) {
-            if (row_begin < 0) row_begin = start;
-            row_end = count;
+            if (row_begin == row_end) row_begin = count;
+            row_end = count + taken;
         }
     }
 };
