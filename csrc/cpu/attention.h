@@ -20,29 +20,38 @@ inline bool all_finite(const T* row, int64_t pitch) {
     return not_negative<T>(sum) == every;
 }
 
-constexpr int64_t AHEAD = 8;  // pixels between the one that is read and the one asked of memory
-
-// Pixels of rows [first, last) of a plane, packed one after the other as the dtype of accumulation.
+// Rows of pixels of a plane from `first` on, packed one after the other as the dtype of accumulation.
 template <class T>
 struct Packed {
     Rows<T> rows;
+    int64_t first = 0, last = 0, width = 0;
     bool finite = true;
-};
 
-template <class T>
-inline Packed<T> pack(const View& view, Plane plane, int64_t first, int64_t last, int64_t width, Buffer<T>& buffer) {
-    const int64_t channels = view.size[4], pitch = padded<T>(channels);
-    Packed<T> packed{{buffer.room((last - first) * width * pitch), pitch}};
-    T* to = packed.rows.data;
-    for (int64_t y = first; y < last; ++y)
-        for (int64_t x = 0; x < width; ++x, to += pitch) {
-            prefetch_row(view, plane.offset(view, y, x + AHEAD), channels);
-            read_row(view, plane.offset(view, y, x), to, channels);
-            for (int64_t d = channels; d < pitch; ++d) to[d] = 0;
-            packed.finite &= all_finite(to, pitch);
-        }
-    return packed;
-}
+    void begin(const View& view, int64_t first_row, int64_t last_row, int64_t pixels, Buffer<T>& buffer) {
+        rows = {buffer.room((last_row - first_row) * pixels * padded<T>(view.size[4])), padded<T>(view.size[4])};
+        first = last = first_row;
+        width = pixels;
+        finite = true;
+    }
+
+    // Pack on, up to `row`.
+    void reach(const View& view, Plane plane, int64_t row) {
+        T* to = rows.at((last - first) * width);
+        for (; last < row; ++last)
+            for (int64_t x = 0; x < width; ++x, to += rows.pitch) {
+                read_row(view, plane.offset(view, last, x), to, view.size[4]);
+                for (int64_t d = view.size[4]; d < rows.pitch; ++d) to[d] = 0;
+                finite &= all_finite(to, rows.pitch);
+            }
+    }
+
+    // Ask for part `number` of `parts` of the pixels that are not packed yet, up to `row`.
+    void look_ahead(const View& view, Plane plane, int64_t row, int64_t number, int64_t parts, Ahead& ahead) const {
+        const int64_t pixels = std::max<int64_t>(row - last, 0) * width;
+        for (int64_t i = pixels * number / parts; i < pixels * (number + 1) / parts; ++i)
+            ahead.add(view, plane.offset(view, last + i / width, i % width), view.size[4]);
+    }
+};
 
 // The queries of a tile as rows: LANES rows of `padded(channels)`; those that do not exist are 0.
 template <class T>
@@ -60,11 +69,11 @@ inline void pack_tile(const Tile<T>& tile, const View& view, Plane plane, T* to)
     }
 }
 
-template <class T, int WRITE = 0>
-inline void prefetch_tile(const Tile<T>& tile, const View& view, Plane plane) {
-    for (int row = 0; row < tile.rows; ++row)
-        for (int column = 0; column < tile.columns; ++column)
-            prefetch_row<WRITE>(view, plane.offset(view, tile.y + row, tile.x + column), view.size[4]);
+template <class T>
+inline void look_ahead(const Tile<T>& tile, const View& view, Plane plane, Ahead& ahead) {
+    for (int row = 0; row < tile.valid_rows; ++row)
+        for (int column = 0; column < tile.valid_columns; ++column)
+            ahead.add(view, plane.offset(view, tile.y + row, tile.x + column), view.size[4]);
 }
 
 // Rows of a tile with the queries in the lanes: to[d][lane] = factor * from[lane][d], for `padded(channels)` of d.

@@ -14,6 +14,7 @@ template <class T>
 struct Workspace {
     Buffer<T> query_rows, query_lanes, out_rows, out_lanes, d_query, d_keys, d_values, keys, values, nowhere, total, zeros;
     AxisBuffers<T> row_weights, column_weights;
+    Ahead ahead;
     KeyList<T> list;
     Vector<T> unweighted[CHUNK + PADDING], d_logits[CHUNK + PADDING];
 };
@@ -97,7 +98,6 @@ struct Context {
     Extent queries, keys;
     T scale, softness;
     Rows<T> d_keys, d_values;  // so that an index into the packed rows finds the band's
-    int64_t first_packed = 0;
     Packed<T> packed_keys = {}, packed_values = {};
 };
 
@@ -161,13 +161,13 @@ class TileBackward {
     // Take the next chunk of keys and compute its exp(scale q.k - lse), unweighted, and dO.v.
     void next() {
         KeyList<T>& list = work_.list;
-        list.fill(windows_.rows, windows_.columns, row_, column_, context_.first_packed, context_.keys.width,
+        list.fill(windows_.rows, windows_.columns, row_, column_, context_.packed_keys.first, context_.keys.width,
                   context_.band.first, context_.band.last);
         const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
         logits_of(work_.query_lanes.room(0), context_.packed_keys.rows, context_.source.key.size[4], list.index,
-                  list.count, work_.unweighted);
+                  list.count, work_.unweighted, work_.ahead);
         logits_of(work_.out_lanes.room(0), context_.packed_values.rows, context_.source.value.size[4], list.index,
-                  list.count, work_.d_logits);
+                  list.count, work_.d_logits, work_.ahead);
         list.each([&](int k, Vector<T> weight) {
             const Vector<T> logit = where_not_negative<T>(weight, work_.unweighted[k], nothing);
             work_.unweighted[k] = exp2_of_negative<T>(logit - lse_);
@@ -279,19 +279,29 @@ void Backward<T>::run(const Pair& pair, const KeyLevel& source, const Band& band
         end = std::max(end, to);
     }
     if (first >= last) return;
-    context.first_packed = begin;
-    context.packed_keys = pack(source.key, band.plane, begin, end, context.keys.width, work.keys);
-    context.packed_values = pack(source.value, band.plane, begin, end, context.keys.width, work.values);
+    context.packed_keys.begin(source.key, begin, end, context.keys.width, work.keys);
+    context.packed_values.begin(source.value, begin, end, context.keys.width, work.values);
     // Lists index keys from the first packed row; the band's own rows begin later.
     const int64_t skipped = (band.first - begin) * context.keys.width;
     context.d_keys.data -= skipped * d_keys.pitch;
     context.d_values.data -= skipped * d_values.pitch;
     for (int64_t row = first; row < last; ++row) {
+        int64_t from, to;
+        rows_of(row, from, to);
+        context.packed_keys.reach(source.key, band.plane, to);
+        context.packed_values.reach(source.value, band.plane, to);
         const double middle = axis.centre(row * TILE_HEIGHT<T>);
         const int64_t home = std::clamp<int64_t>(int64_t(middle), 0, axis.keys - 1);
         const bool owned = home >= band.first && home < band.last;
-        for (int64_t x = 0; x < context.queries.width; x += TILE_WIDTH<T>)
-            TileBackward<T>(context, Tile<T>(row * TILE_HEIGHT<T>, x, level.query, context.queries), owned, work).run();
+        for (int64_t x = 0; x < context.queries.width; x += TILE_WIDTH<T>) {
+            const Tile<T> tile(row * TILE_HEIGHT<T>, x, level.query, context.queries);
+            const Tile<T> following(tile.y, x + TILE_WIDTH<T>, level.query, context.queries);
+            work.ahead.clear();
+            look_ahead(following, level.query, band.plane, work.ahead);
+            look_ahead(following, level.out, band.plane, work.ahead);
+            look_ahead(tile, level.d_query, band.plane, work.ahead);
+            TileBackward<T>(context, tile, owned, work).run();
+        }
     }
 }
 

@@ -14,7 +14,7 @@ struct Workspace {
     AxisBuffers<T> row_weights, column_weights;
     std::vector<Buffer<T>> keys, values;
     std::vector<Packed<T>> packed_keys, packed_values;
-    std::vector<int64_t> first_rows;
+    Ahead ahead;
     KeyList<T> list;
     Vector<T> logits[CHUNK + PADDING];
 };
@@ -67,18 +67,17 @@ class Forward {
     void run(const Band& band, Workspace<T>& work) const {
         const QueryLevel& level = attention_.levels[band.level];
         const Extent extent = extent_of(level.extent, band.plane.sample, level.query);
-        pack_sources(band, extent, work);
+        begin_sources(band, extent, work);
         const int64_t channels = level.out.size[4], pitch = padded<T>(channels);
         T* total = work.total.room(LANES<T> * pitch);
         T* out = work.out.room(LANES<T> * pitch);
-        for (int64_t row = band.first; row < band.last; ++row)
+        for (int64_t row = band.first; row < band.last; ++row) {
+            pack_sources(band, extent, row, work);
             for (int64_t x = 0; x < level.query.size[2]; x += TILE_WIDTH<T>) {
                 const Tile<T> tile(row * TILE_HEIGHT<T>, x, level.query, extent);
                 std::fill_n(total, LANES<T> * pitch, T(0));
                 pack_queries(tile, level.query, band.plane, work);
-                prefetch_tile<T, 1>(tile, level.out, band.plane);
-                if (x + TILE_WIDTH<T> < level.query.size[2])
-                    prefetch_tile(Tile<T>(tile.y, x + TILE_WIDTH<T>, level.query, extent), level.query, band.plane);
+                look_ahead(band, extent, tile, work);
                 for (size_t i = 0; i < attention_.pairs.size(); ++i) {
                     const Pair& pair = attention_.pairs[i];
                     if (pair.level == band.level) attend(pair, int(i), tile, extent, band.plane, out, total, work);
@@ -88,29 +87,71 @@ class Forward {
                         write_row(level.out, band.plane.offset(level.out, tile.y + y, tile.x + column),
                                   total + (y * tile.WIDTH + column) * pitch, channels);
             }
+        }
     }
 
-    void pack_sources(const Band& band, Extent queries, Workspace<T>& work) const {
+    // The keys that rows of tiles [first, last) reach at most.
+    void reached(const Pair& pair, const Band& band, Extent queries, int64_t first, int64_t last, int64_t& begin,
+                 int64_t& end) const {
+        const Extent keys = extent_of(attention_.sources[pair.source].extent, band.plane.sample,
+                                      attention_.sources[pair.source].key);
+        const int64_t last_query = std::min(last * TILE_HEIGHT<T>, queries.height) - 1;
+        Axis{queries.height, keys.height}.reached(first * TILE_HEIGHT<T>, last_query,
+                                                  pair.max_radius + attention_.softness, begin, end);
+    }
+
+    void begin_sources(const Band& band, Extent queries, Workspace<T>& work) const {
         const size_t pairs = attention_.pairs.size();
         if (work.keys.size() < pairs) {
             work.keys = std::vector<Buffer<T>>(pairs);
             work.values = std::vector<Buffer<T>>(pairs);
+            work.packed_keys.resize(pairs);
+            work.packed_values.resize(pairs);
         }
-        work.packed_keys.resize(pairs);
-        work.packed_values.resize(pairs);
-        work.first_rows.resize(pairs);
-        const int64_t first = band.first * TILE_HEIGHT<T>;
-        const int64_t last = std::min(band.last * TILE_HEIGHT<T>, queries.height) - 1;
+        if (band.first * TILE_HEIGHT<T> >= queries.height) return;
         for (size_t i = 0; i < pairs; ++i) {
             const Pair& pair = attention_.pairs[i];
-            if (pair.level != band.level || last < first) continue;
+            if (pair.level != band.level) continue;
             const KeyLevel& source = attention_.sources[pair.source];
-            const Extent keys = extent_of(source.extent, band.plane.sample, source.key);
+            const int64_t width = extent_of(source.extent, band.plane.sample, source.key).width;
             int64_t begin, end;
-            Axis{queries.height, keys.height}.reached(first, last, pair.max_radius + attention_.softness, begin, end);
-            work.first_rows[i] = begin;
-            work.packed_keys[i] = pack(source.key, band.plane, begin, end, keys.width, work.keys[i]);
-            work.packed_values[i] = pack(source.value, band.plane, begin, end, keys.width, work.values[i]);
+            reached(pair, band, queries, band.first, band.last, begin, end);
+            work.packed_keys[i].begin(source.key, begin, end, width, work.keys[i]);
+            work.packed_values[i].begin(source.value, begin, end, width, work.values[i]);
+        }
+    }
+
+    void pack_sources(const Band& band, Extent queries, int64_t row, Workspace<T>& work) const {
+        if (row * TILE_HEIGHT<T> >= queries.height) return;
+        for (size_t i = 0; i < attention_.pairs.size(); ++i) {
+            const Pair& pair = attention_.pairs[i];
+            if (pair.level != band.level) continue;
+            int64_t begin, end;
+            reached(pair, band, queries, row, row + 1, begin, end);
+            work.packed_keys[i].reach(attention_.sources[pair.source].key, band.plane, end);
+            work.packed_values[i].reach(attention_.sources[pair.source].value, band.plane, end);
+        }
+    }
+
+    // What the next tile and the next row of tiles will read, and what this tile will write.
+    void look_ahead(const Band& band, Extent queries, const Tile<T>& tile, Workspace<T>& work) const {
+        const QueryLevel& level = attention_.levels[band.level];
+        Ahead& ahead = work.ahead;
+        ahead.clear();
+        const Tile<T> next(tile.y, tile.x + TILE_WIDTH<T>, level.query, queries);
+        HAMLET_ISA::look_ahead(next, level.query, band.plane, ahead);
+        HAMLET_ISA::look_ahead(tile, level.out, band.plane, ahead);
+        const int64_t row = tile.y / TILE_HEIGHT<T> + 1;
+        if (row >= band.last || row * TILE_HEIGHT<T> >= queries.height) return;
+        const int64_t number = tile.x / TILE_WIDTH<T>, parts = ceiling(level.query.size[2], TILE_WIDTH<T>);
+        for (size_t i = 0; i < attention_.pairs.size(); ++i) {
+            const Pair& pair = attention_.pairs[i];
+            if (pair.level != band.level) continue;
+            const KeyLevel& source = attention_.sources[pair.source];
+            int64_t begin, end;
+            reached(pair, band, queries, row, row + 1, begin, end);
+            work.packed_keys[i].look_ahead(source.key, band.plane, end, number, parts, ahead);
+            work.packed_values[i].look_ahead(source.value, band.plane, end, number, parts, ahead);
         }
     }
 
@@ -136,8 +177,8 @@ class Forward {
         std::fill_n(out, LANES<T> * pitch, T(0));
         Vector<T> largest = broadcast<T>(lowest), sum = {};
         int64_t row = windows.rows.begin, column = windows.columns.begin;
-        for (bool first = true; work.list.fill(windows.rows, windows.columns, row, column, work.first_rows[number],
-                                               keys.width, 0, 0);
+        for (bool first = true; work.list.fill(windows.rows, windows.columns, row, column,
+                                               work.packed_keys[number].first, keys.width, 0, 0);
              first = false)
             add_chunk(work.packed_keys[number], work.packed_values[number], source, first, largest, sum, out, work);
 
@@ -158,7 +199,8 @@ class Forward {
                    Vector<T>& largest, Vector<T>& sum, T* out, Workspace<T>& work) const {
         const KeyList<T>& list = work.list;
         const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
-        logits_of(work.query_lanes.room(0), keys.rows, source.key.size[4], list.index, list.count, work.logits);
+        logits_of(work.query_lanes.room(0), keys.rows, source.key.size[4], list.index, list.count, work.logits,
+                  work.ahead);
         Vector<T> largest_now = largest;
         list.each([&](int k, Vector<T> weight) {
             work.logits[k] = where_not_negative<T>(weight, work.logits[k], nothing);

@@ -110,14 +110,6 @@ inline void write_row(const View& view, int64_t offset, const T* __restrict from
     }
 }
 
-// Rows of one head lie far apart, where no hardware looks ahead.
-template <int WRITE = 0>
-HAMLET_INLINE void prefetch_row(const View& view, int64_t offset, int64_t count) {
-    const int64_t size = element_size(view.dtype);
-    for (int64_t byte = 0; byte < count * size; byte += 64)
-        __builtin_prefetch(view.data + offset * size + byte, WRITE);
-}
-
 template <class T>
 inline T read_one(const View& view, int64_t offset) {
     T value{};

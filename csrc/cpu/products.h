@@ -1,6 +1,7 @@
 // The three products of attention, between a tile's queries and a list of keys.
 #pragma once
 
+#include "ahead.h"
 #include "windows.h"
 
 namespace hamlet::HAMLET_ISA {
@@ -25,9 +26,11 @@ constexpr int KEYS_AT_ONCE = 8;
 // hide the latency of the multiply-add.
 template <class T>
 inline void logits_of(const T* queries, Rows<T> keys, int64_t channels, const int32_t* index, int count,
-                      Vector<T>* logits) {
+                      Vector<T>* logits, Ahead& ahead) {
     static_assert(KEYS_AT_ONCE <= PADDING);
+    ahead.begin((count + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE);
     for (int first = 0; first < count; first += KEYS_AT_ONCE) {
+        ahead.step();
         const T* row[KEYS_AT_ONCE];
         for (int j = 0; j < KEYS_AT_ONCE; ++j) row[j] = keys.at(index[first + j]);
         Vector<T> total[KEYS_AT_ONCE] = {};
