@@ -20,36 +20,39 @@ inline bool all_finite(const T* row, int64_t pitch) {
     return not_negative<T>(sum) == every;
 }
 
-// Rows of pixels of a plane from `first` on, packed one after the other as the dtype of accumulation.
+// Rows of pixels of a plane, packed one after the other as the dtype of accumulation. The last `capacity` of them are
+// kept: each is read once, and what is kept stays in the cache.
 template <class T>
 struct Packed {
     Rows<T> rows;
-    int64_t first = 0, last = 0, width = 0;
+    Ring ring;
+    int64_t last = 0;
     bool finite = true;
 
-    void begin(const View& view, int64_t first_row, int64_t last_row, int64_t pixels, Buffer<T>& buffer) {
-        rows = {buffer.room((last_row - first_row) * pixels * padded<T>(view.size[4])), padded<T>(view.size[4])};
-        first = last = first_row;
-        width = pixels;
+    void begin(const View& view, int64_t first, int64_t capacity, int64_t width, Buffer<T>& buffer) {
+        rows = {buffer.room(capacity * width * padded<T>(view.size[4])), padded<T>(view.size[4])};
+        ring = {first, capacity, width};
+        last = first;
         finite = true;
     }
 
     // Pack on, up to `row`.
     void reach(const View& view, Plane plane, int64_t row) {
-        T* to = rows.at((last - first) * width);
-        for (; last < row; ++last)
-            for (int64_t x = 0; x < width; ++x, to += rows.pitch) {
+        for (; last < row; ++last) {
+            T* to = rows.at(ring.index(last, 0));
+            for (int64_t x = 0; x < ring.width; ++x, to += rows.pitch) {
                 read_row(view, plane.offset(view, last, x), to, view.size[4]);
                 for (int64_t d = view.size[4]; d < rows.pitch; ++d) to[d] = 0;
                 finite &= all_finite(to, rows.pitch);
             }
+        }
     }
 
     // Ask for part `number` of `parts` of the pixels that are not packed yet, up to `row`.
     void look_ahead(const View& view, Plane plane, int64_t row, int64_t number, int64_t parts, Ahead& ahead) const {
-        const int64_t pixels = std::max<int64_t>(row - last, 0) * width;
+        const int64_t pixels = std::max<int64_t>(row - last, 0) * ring.width;
         for (int64_t i = pixels * number / parts; i < pixels * (number + 1) / parts; ++i)
-            ahead.add(view, plane.offset(view, last + i / width, i % width), view.size[4]);
+            ahead.add(view, plane.offset(view, last + i / ring.width, i % ring.width), view.size[4]);
     }
 };
 

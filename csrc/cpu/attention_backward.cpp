@@ -161,7 +161,7 @@ class TileBackward {
     // Take the next chunk of keys and compute its exp(scale q.k - lse), unweighted, and dO.v.
     void next() {
         KeyList<T>& list = work_.list;
-        list.fill(windows_.rows, windows_.columns, row_, column_, context_.packed_keys.first, context_.keys.width,
+        list.fill(windows_.rows, windows_.columns, row_, column_, context_.packed_keys.ring,
                   context_.band.first, context_.band.last);
         const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
         logits_of(work_.query_lanes.room(0), context_.packed_keys.rows, context_.source.key.size[4], list.index,
@@ -279,8 +279,8 @@ void Backward<T>::run(const Pair& pair, const KeyLevel& source, const Band& band
         end = std::max(end, to);
     }
     if (first >= last) return;
-    context.packed_keys.begin(source.key, begin, end, context.keys.width, work.keys);
-    context.packed_values.begin(source.value, begin, end, context.keys.width, work.values);
+    context.packed_keys.begin(source.key, begin, end - begin, context.keys.width, work.keys);
+    context.packed_values.begin(source.value, begin, end - begin, context.keys.width, work.values);
     // Lists index keys from the first packed row; the band's own rows begin later.
     const int64_t skipped = (band.first - begin) * context.keys.width;
     context.d_keys.data -= skipped * d_keys.pitch;

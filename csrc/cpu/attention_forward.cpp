@@ -6,8 +6,6 @@
 namespace hamlet::HAMLET_ISA {
 namespace {
 
-constexpr int64_t CACHED_BYTES = 384 << 10;  // of packed keys and values, so that they stay in the second-level cache
-
 template <class T>
 struct Workspace {
     Buffer<T> query_rows, query_lanes, out, total;
@@ -47,14 +45,7 @@ class Forward {
         const View& query = attention_.levels[level].query;
         const int64_t tile_rows = ceiling(query.size[1], TILE_HEIGHT<T>), planes = query.size[0] * query.size[3];
         if (planes == 0 || tile_rows == 0 || query.size[2] == 0) return;
-        int64_t bytes = 0;
-        for (const Pair& pair : attention_.pairs)
-            if (pair.level == level) {
-                const KeyLevel& source = attention_.sources[pair.source];
-                bytes += source.key.size[1] * source.key.size[2] * int64_t(sizeof(T)) *
-                         (padded<T>(source.key.size[4]) + padded<T>(source.value.size[4]));
-            }
-        const int64_t wanted = std::max(ceiling(bytes, CACHED_BYTES), ceiling(4 * attention_.threads, planes));
+        const int64_t wanted = ceiling(4 * attention_.threads, planes);
         const int64_t count = std::clamp<int64_t>(wanted, 1, tile_rows);
         // The heads of one band follow each other: their pixels share pages of memory.
         for (int64_t sample = 0; sample < query.size[0]; ++sample)
@@ -90,14 +81,12 @@ class Forward {
         }
     }
 
-    // The keys that rows of tiles [first, last) reach at most.
-    void reached(const Pair& pair, const Band& band, Extent queries, int64_t first, int64_t last, int64_t& begin,
-                 int64_t& end) const {
+    // The rows of keys that a row of tiles reaches at most.
+    void reached(const Pair& pair, const Band& band, Extent queries, int64_t row, int64_t& begin, int64_t& end) const {
         const Extent keys = extent_of(attention_.sources[pair.source].extent, band.plane.sample,
                                       attention_.sources[pair.source].key);
-        const int64_t last_query = std::min(last * TILE_HEIGHT<T>, queries.height) - 1;
-        Axis{queries.height, keys.height}.reached(first * TILE_HEIGHT<T>, last_query,
-                                                  pair.max_radius + attention_.softness, begin, end);
+        const int64_t y = row * TILE_HEIGHT<T>, last = std::min(y + TILE_HEIGHT<T>, queries.height) - 1;
+        Axis{queries.height, keys.height}.reached(y, last, pair.max_radius + attention_.softness, begin, end);
     }
 
     void begin_sources(const Band& band, Extent queries, Workspace<T>& work) const {
@@ -114,10 +103,15 @@ class Forward {
             if (pair.level != band.level) continue;
             const KeyLevel& source = attention_.sources[pair.source];
             const int64_t width = extent_of(source.extent, band.plane.sample, source.key).width;
-            int64_t begin, end;
-            reached(pair, band, queries, band.first, band.last, begin, end);
-            work.packed_keys[i].begin(source.key, begin, end, width, work.keys[i]);
-            work.packed_values[i].begin(source.value, begin, end, width, work.values[i]);
+            int64_t first, capacity = 1;
+            for (int64_t row = band.last - 1; row >= band.first; --row) {
+                if (row * TILE_HEIGHT<T> >= queries.height) continue;
+                int64_t end;
+                reached(pair, band, queries, row, first, end);
+                capacity = std::max(capacity, end - first);
+            }
+            work.packed_keys[i].begin(source.key, first, capacity, width, work.keys[i]);
+            work.packed_values[i].begin(source.value, first, capacity, width, work.values[i]);
         }
     }
 
@@ -127,7 +121,7 @@ class Forward {
             const Pair& pair = attention_.pairs[i];
             if (pair.level != band.level) continue;
             int64_t begin, end;
-            reached(pair, band, queries, row, row + 1, begin, end);
+            reached(pair, band, queries, row, begin, end);
             work.packed_keys[i].reach(attention_.sources[pair.source].key, band.plane, end);
             work.packed_values[i].reach(attention_.sources[pair.source].value, band.plane, end);
         }
@@ -149,7 +143,7 @@ class Forward {
             if (pair.level != band.level) continue;
             const KeyLevel& source = attention_.sources[pair.source];
             int64_t begin, end;
-            reached(pair, band, queries, row, row + 1, begin, end);
+            reached(pair, band, queries, row, begin, end);
             work.packed_keys[i].look_ahead(source.key, band.plane, end, number, parts, ahead);
             work.packed_values[i].look_ahead(source.value, band.plane, end, number, parts, ahead);
         }
@@ -178,7 +172,7 @@ class Forward {
         Vector<T> largest = broadcast<T>(lowest), sum = {};
         int64_t row = windows.rows.begin, column = windows.columns.begin;
         for (bool first = true; work.list.fill(windows.rows, windows.columns, row, column,
-                                               work.packed_keys[number].first, keys.width, 0, 0);
+                                               work.packed_keys[number].ring, 0, 0);
              first = false)
             add_chunk(work.packed_keys[number], work.packed_values[number], source, first, largest, sum, out, work);
 

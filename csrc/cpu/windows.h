@@ -139,18 +139,25 @@ struct Run {
     int begin, count;            // place in the list
 };
 
+// Where packed rows of pixels lie: row `first` at the beginning, row `first + capacity` in its place again.
+struct Ring {
+    int64_t first = 0, capacity = 1, width = 0;
+
+    int64_t index(int64_t row, int64_t column) const { return (row - first) % capacity * width + column; }
+};
+
 // The keys that a tile reaches, in order of rows, at most CHUNK at a time.
 template <class T>
 struct KeyList {
     int count = 0, run_count = 0;
-    int32_t index[CHUNK + PADDING];  // row-major within the packed rows of keys
+    int32_t index[CHUNK + PADDING];  // among the packed keys
     Run<T> runs[CHUNK];
     int begin[TILE_HEIGHT<T>], end[TILE_HEIGHT<T>];  // the part that the queries of a tile's row reach
     int row_begin, row_end;          // the part in the rows of keys [first_row, last_row) asked for
 
     // Go on from (row, column), which are moved; returns whether keys were found.
     bool fill(const AxisWeights<T>& rows, const AxisWeights<T>& columns, int64_t& row, int64_t& column,
-              int64_t packed_row, int64_t packed_width, int64_t first_row, int64_t last_row) {
+              Ring ring, int64_t first_row, int64_t last_row) {
         count = run_count = 0;
         row_begin = row_end = 0;
         for (int i = 0; i < TILE_HEIGHT<T>; ++i) begin[i] = end[i] = 0;
@@ -165,7 +172,7 @@ struct KeyList {
             if (taken > 0) {
                 note(lanes, taken, row >= first_row && row < last_row);
                 runs[run_count++] = {of_row, columns.weights + (column - columns.begin), count, taken};
-                const int32_t first = int32_t((row - packed_row) * packed_width + column);
+                const int32_t first = int32_t(ring.index(row, column));
                 for (int i = 0; i < taken; ++i) index[count + i] = first + i;
                 count += taken;
                 column += taken;
