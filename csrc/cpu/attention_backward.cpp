@@ -32,13 +32,16 @@ class Backward {
 
     void run() const {
         // Two sources add to the same queries' gradient: one source after the other.
+        std::vector<std::vector<Band>> bands;
+        std::vector<int64_t> counts;
         for (int source = 0; source < int(attention_.sources.size()); ++source) {
-            const std::vector<Band> bands = cut(source);
-            parallel_for(attention_.threads, int64_t(bands.size()), [&](int64_t item) {
-                static thread_local Workspace<T> workspace;
-                run(source, bands[item], workspace);
-            });
+            bands.push_back(cut(source));
+            counts.push_back(int64_t(bands.back().size()));
         }
+        parallel_phases(attention_.threads, counts, [&](size_t source, int64_t item) {
+            static thread_local Workspace<T> workspace;
+            run(int(source), bands[source][item], workspace);
+        });
     }
 
    private:
@@ -50,10 +53,10 @@ class Backward {
         std::vector<Band> bands;
         if (planes == 0 || rows == 0 || key.size[2] == 0) return bands;
         const int64_t count = std::clamp<int64_t>(ceiling(2 * attention_.threads, planes), 1, rows);
-        for (int64_t plane = 0; plane < planes; ++plane)
+        for (int64_t sample = 0; sample < key.size[0]; ++sample)
             for (int64_t band = 0; band < count; ++band)
-                bands.push_back({{plane / key.size[3], plane % key.size[3]}, rows * band / count,
-                                 rows * (band + 1) / count});
+                for (int64_t head = 0; head < key.size[3]; ++head)
+                    bands.push_back({{sample, head}, rows * band / count, rows * (band + 1) / count});
         return bands;
     }
 

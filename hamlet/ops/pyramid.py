@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hamlet.ops import attention, backends, checks
+from hamlet.ops.native import pyramid as native
 from hamlet.ops.reference import pyramid as reference
 from hamlet.ops.registration import Operator, implement
 from hamlet.ops.transforms import call
@@ -204,3 +205,4 @@ implement(
     kept=lambda results: (results[1],),
     incoming=_incoming,
 )
+backends.register(operator.name, backends.Backend("native", native.forward, native.backward, native.why_not))
