@@ -59,6 +59,18 @@ void run_attention(const py::list& levels, const py::list& sources, const py::li
     (kernels().*kernel)(attention);
 }
 
+template <void (*Kernels::*kernel)(const Convolution&)>
+void run_convolution(py::handle input, py::handle weight, py::handle bias, py::handle output, py::handle grad,
+                     py::handle d_input, py::handle d_weight, py::handle d_bias, py::handle dilation,
+                     py::handle extent, int stride, int groups, bool residual, bool channels_last, int threads) {
+    const Convolution convolution{view_of(input),    view_of(weight),  view_of(bias),   view_of(output),
+                                  view_of(grad),     view_of(d_input), view_of(d_weight), view_of(d_bias),
+                                  view_of(dilation), view_of(extent),  stride,          groups,
+                                  residual,          channels_last,    threads};
+    const py::gil_scoped_release unlocked;
+    (kernels().*kernel)(convolution);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -67,4 +79,6 @@ PYBIND11_MODULE(_native, module) {
     module.def("use_instruction_set", &use_instruction_set);
     module.def("attention_forward", &run_attention<&Kernels::attention_forward>);
     module.def("attention_backward", &run_attention<&Kernels::attention_backward>);
+    module.def("convolution_forward", &run_convolution<&Kernels::convolution_forward>);
+    module.def("convolution_backward", &run_convolution<&Kernels::convolution_backward>);
 }

@@ -26,4 +26,6 @@ inline int element_size(DType dtype) {
     }
 }
 
+inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 }  // namespace hamlet

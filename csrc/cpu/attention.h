@@ -9,7 +9,6 @@ namespace hamlet::HAMLET_ISA {
 
 constexpr double LOG2_E = 1.4426950408889634074, LN_2 = 0.69314718055994530942;
 
-inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T>
 inline bool all_finite(const T* row, int64_t pitch) {

@@ -36,10 +36,23 @@ struct Attention {
     int threads = 1;
 };
 
+// Images are (B, C, H, W), all of them contiguous or all channels_last; weights are contiguous.
+struct Convolution {
+    View input, weight, bias, output;
+    View grad, d_input, d_weight, d_bias;  // of a backward; bias and d_bias are (B, Cout)
+    View dilation;                         // int64 (B, T)
+    View extent;                           // int64 (B, 2), contiguous, or absent
+    int stride = 1, groups = 1;
+    bool residual = false, channels_last = false;
+    int threads = 1;
+};
+
 struct Kernels {
     const char* name;
     void (*attention_forward)(const Attention&);
     void (*attention_backward)(const Attention&);
+    void (*convolution_forward)(const Convolution&);
+    void (*convolution_backward)(const Convolution&);
 };
 
 }  // namespace hamlet

@@ -56,6 +56,19 @@ HAMLET_INLINE void store(T* to, Vector<T> vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
+// The first `count` lanes; the others are left alone.
+template <class T>
+HAMLET_INLINE void store_first(T* to, Vector<T> vector, int64_t count) {
+#if defined(__AVX512F__)
+    const unsigned mask = count >= LANES<T> ? (1u << LANES<T>)-1 : (1u << count) - 1;
+    if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, __mmask16(mask), vector);
+    else _mm512_mask_storeu_pd(to, __mmask8(mask), vector);
+#else
+    if (count >= LANES<T>) return store(to, vector);
+    for (int64_t lane = 0; lane < count; ++lane) to[lane] = vector[lane];
+#endif
+}
+
 template <class T>
 HAMLET_INLINE Vector<T> broadcast(T value) {
 #if defined(__AVX512F__)
@@ -179,6 +192,13 @@ HAMLET_INLINE Vector<T> exp2_of_negative(Vector<T> x) {
     // The comparison is written so that NaN stays.
     return small < Vector<T>{} ? Vector<T>{} : scaled;
 #endif
+}
+
+template <class T>
+HAMLET_INLINE T sum(Vector<T> a) {
+    T total = 0;
+    for (int lane = 0; lane < LANES<T>; ++lane) total += a[lane];
+    return total;
 }
 
 // Natural logarithm of normal positive numbers.

@@ -8,8 +8,11 @@ namespace hamlet::HAMLET_ISA {
 
 void attention_forward(const Attention&);
 void attention_backward(const Attention&);
+void convolution_forward(const Convolution&);
+void convolution_backward(const Convolution&);
 
 extern const Kernels table;
-const Kernels table{HAMLET_TEXT(HAMLET_ISA), attention_forward, attention_backward};
+const Kernels table{HAMLET_TEXT(HAMLET_ISA), attention_forward, attention_backward,
+                    convolution_forward, convolution_backward};
 
 }  // namespace hamlet::HAMLET_ISA

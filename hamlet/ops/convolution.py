@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hamlet.ops import backends, checks
+from hamlet.ops.native import convolution as native
 from hamlet.ops.reference import convolution as reference
 from hamlet.ops.registration import Operator, implement
 from hamlet.ops.transforms import call
@@ -188,3 +189,4 @@ implement(
     kept=lambda result: (),
     incoming=lambda gradients, inputs: tuple(gradients),
 )
+backends.register(operator.name, backends.Backend("native", native.forward, native.backward, native.why_not))

@@ -1,0 +1,104 @@
+// Depthwise products over a plane: each channel with its own filter, stride 1, square kernels of odd size.
+#pragma once
+
+#include "planes.h"
+
+namespace hamlet::HAMLET_ISA {
+
+// The filters of a plane, one vector a tap: a broadcast, or the taps of the channels in the lanes. `flipped` turns them
+// round; the residual is one more of the middle tap.
+template <class T, int K>
+inline void read_filters(const Convolution& c, const Channels& channels, bool flipped, Vector<T> (&filters)[K * K]) {
+    for (int tap = 0; tap < K * K; ++tap) {
+        alignas(64) T values[LANES<T>] = {};
+        for (int64_t lane = 0; lane < (channels.in_lanes ? LANES<T> : 1); ++lane) {
+            if (lane >= channels.lanes) break;
+            const int64_t offset = channels.sample * c.weight.stride[0] + (channels.first + lane) * c.weight.stride[1];
+            values[lane] = read_one<T>(c.weight, offset + (flipped ? K * K - 1 - tap : tap));
+            if (c.residual && tap == K * K / 2) values[lane] += 1;
+        }
+        filters[tap] = channels.in_lanes ? load(values) : broadcast(values[0]);
+    }
+}
+
+template <class T, int K, int COLUMNS>
+HAMLET_INLINE void roll_down(const Plane<T>& plane, int64_t rows, int64_t first, int64_t dilation, int64_t vector,
+                             const Vector<T> (&filters)[K * K], Vector<T> start, const Writer<T>& writer) {
+    constexpr int R = K / 2;
+    const int64_t reach = dilation * plane.unit;
+    Vector<T> sums[COLUMNS][K];
+    for (int column = 0; column < COLUMNS; ++column)
+        for (int i = 0; i < K; ++i) sums[column][i] = start;
+    for (int64_t row = 0; row < rows + R; ++row) {
+        if (row < rows) {
+            const T* at = plane.row(first + row * dilation) + vector * LANES<T> - R * reach;
+#pragma GCC unroll 8
+            for (int x = 0; x < K; ++x)
+#pragma GCC unroll 2
+                for (int column = 0; column < COLUMNS; ++column) {
+                    const Vector<T> pixels = load(at + x * reach + column * LANES<T>);
+#pragma GCC unroll 8
+                    for (int y = 0; y < K; ++y) sums[column][K - 1 - y] += filters[y * K + x] * pixels;
+                }
+        }
+#pragma GCC unroll 2
+        for (int column = 0; column < COLUMNS; ++column) {
+            if (row >= R) writer.write(first + (row - R) * dilation, vector + column, sums[column][0]);
+#pragma GCC unroll 8
+            for (int i = 0; i + 1 < K; ++i) sums[column][i] = sums[column][i + 1];
+            sums[column][K - 1] = start;
+        }
+    }
+}
+
+// Correlate a plane with its filters. Going down the rows that a dilation apart, each loaded vector serves the K output
+// rows that it reaches.
+template <class T, int K>
+inline void correlate(const Plane<T>& plane, int64_t height, int64_t dilation, const Vector<T> (&given)[K * K],
+                      Vector<T> start, const Writer<T>& writer) {
+    // Two columns at once hide the latency of the multiply-add where their sums and the filters fit the registers.
+    constexpr int COLUMNS = K * K + 2 * K + 2 <= VECTOR_REGISTERS ? 2 : 1;
+    Vector<T> filters[K * K];
+    for (int tap = 0; tap < K * K; ++tap) filters[tap] = given[tap];
+    for (int64_t first = 0; first < std::min(dilation, height); ++first) {
+        const int64_t rows = ceiling(height - first, dilation);
+        int64_t vector = 0;
+        for (; vector + COLUMNS <= plane.vectors; vector += COLUMNS)
+            roll_down<T, K, COLUMNS>(plane, rows, first, dilation, vector, filters, start, writer);
+        for (; vector < plane.vectors; ++vector)
+            roll_down<T, K, 1>(plane, rows, first, dilation, vector, filters, start, writer);
+    }
+}
+
+// Both gradients in one pass: what is loaded of the output's gradient, shifted by a tap, gives that tap's part of the
+// input's gradient and, times the input, of the tap's own. `filters` are turned round, `d_filters` are not.
+template <class T, int K>
+inline void correlate_backward(const Plane<T>& grad, const Plane<T>& input, const T* zeros, int64_t height,
+                               int64_t dilation, const Vector<T> (&given)[K * K], const Writer<T>& writer,
+                               Vector<T> (&d_filters)[K * K]) {
+    constexpr int R = K / 2;
+    const int64_t reach = dilation * grad.unit;
+    Vector<T> filters[K * K], sums[K * K] = {};
+    for (int tap = 0; tap < K * K; ++tap) filters[tap] = given[tap];
+    for (int64_t y = 0; y < height; ++y) {
+        const T* rows[K];
+        for (int i = 0; i < K; ++i) {
+            const int64_t from = y + (i - R) * dilation;
+            rows[i] = (from >= 0 && from < height ? grad.row(from) : zeros) - R * reach;
+        }
+        for (int64_t vector = 0; vector < grad.vectors; ++vector) {
+            const Vector<T> pixels = load(input.row(y) + vector * LANES<T>);
+            Vector<T> d_pixels = {};
+#pragma GCC unroll 32
+            for (int tap = 0; tap < K * K; ++tap) {
+                const Vector<T> shifted = load(rows[tap / K] + (tap % K) * reach + vector * LANES<T>);
+                d_pixels += filters[tap] * shifted;
+                sums[tap] += pixels * shifted;
+            }
+            writer.write(y, vector, d_pixels);
+        }
+    }
+    for (int tap = 0; tap < K * K; ++tap) d_filters[K * K - 1 - tap] = sums[tap];
+}
+
+}  // namespace hamlet::HAMLET_ISA
