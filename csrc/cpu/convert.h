@@ -54,7 +54,7 @@ template <class T>
 HAMLET_INLINE void copy_row(const T* __restrict from, T* __restrict to, int64_t count) {
     int64_t i = 0;
     for (; i + LANES<T> <= count; i += LANES<T>) store(to + i, load(from + i));
-    for (; i < count; ++i) to[i] = from[i];
+    if (i < count) store_first(to + i, load_first(from + i, count - i), count - i);
 }
 
 // `count` elements at `offset` of a tensor's data, all next to each other.

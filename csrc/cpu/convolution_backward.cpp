@@ -9,10 +9,11 @@ namespace {
 
 template <class T>
 struct Workspace {
-    std::vector<Buffer<T>> pixels, d_pixels;
+    Plane<T> input, grad, zeros;
     std::vector<Plane<T>> inputs, grads;
-    std::vector<Writer<T>> writers;
-    Buffer<T> plane, grad, zeros, filters;
+    std::vector<Target<T>> targets;
+    std::vector<Buffer<T>> scratch;
+    Buffer<T> filters, unfinished;
 };
 
 template <class T>
@@ -43,24 +44,23 @@ void depthwise(const Convolution& c) {
         const Size valid = valid_size(c, channels.sample);
         const int64_t dilation = dilation_of(c, channels.sample, channels.first, valid), padding = K / 2 * dilation;
         Workspace<T>& work = workspace<T>();
-        Plane<T> input, grad, zeros;
-        input.make(valid.height, valid.width, 0, channels.in_lanes, work.plane);
-        input.read(c.input, channels, valid, 1, valid.height);
-        grad.make(valid.height, valid.width, padding, channels.in_lanes, work.grad);
-        grad.read(c.grad, channels, valid, 1, valid.height);
-        zeros.make(1, valid.width, padding, channels.in_lanes, work.zeros);
-        zeros.read(c.grad, channels, {0, 0}, 1, 1);
+        work.input.make(valid.height, valid.width, 0, channels.in_lanes);
+        work.input.read(c.input, channels, valid, 1);
+        work.grad.make(valid.height, valid.width, padding, channels.in_lanes);
+        work.grad.read(c.grad, channels, valid, 1);
+        work.zeros.make(1, valid.width, padding, channels.in_lanes);
+        work.zeros.read(c.grad, channels, {0, 0}, 1);
         Vector<T> filters[K * K], d_filters[K * K];
         read_filters<T, K>(c, channels, true, filters);
-        const Writer<T> writer(c.d_input, channels, valid, 1);
-        correlate_backward<T, K>(grad, input, zeros.row(0), valid.height, dilation, filters, writer, d_filters);
-        if (c.extent) writer.clear_rest();
+        const Target<T> target(c.d_input, channels, valid, 1, work.grad.vectors, work.unfinished);
+        correlate_backward<T, K>(work.grad, work.input, work.zeros.row(0), valid.height, dilation, filters, target, d_filters);
+        target.finish();
         for (int tap = 0; tap < K * K; ++tap)
             for (int64_t lane = 0; lane < channels.lanes; ++lane)
                 write_one<T>(c.d_weight,
                              channels.sample * c.d_weight.stride[0] + (channels.first + lane) * c.d_weight.stride[1] + tap,
                              channels.in_lanes ? d_filters[tap][lane] : sum<T>(d_filters[tap]));
-        write_bias<T>(c, channels, sum_of_pixels(grad, valid.height));
+        write_bias<T>(c, channels, sum_of_pixels(work.grad, valid.height));
     });
 }
 
@@ -87,28 +87,26 @@ void grouped(const Convolution& c) {
         const Size valid = valid_size(c, sample), result = shrunk(valid, c.stride);
         const int64_t dilation = dilation_of(c, sample, group, valid), padding = c.weight.size[4] / 2 * dilation;
         Workspace<T>& work = workspace<T>();
-        if (int64_t(work.pixels.size()) < inputs) work.pixels = std::vector<Buffer<T>>(inputs);
-        if (int64_t(work.d_pixels.size()) < outputs) work.d_pixels = std::vector<Buffer<T>>(outputs);
         work.inputs.resize(inputs);
         work.grads.resize(outputs);
-        work.writers.clear();
+        work.targets.clear();
+        work.scratch.resize(inputs);
         for (int64_t i = 0; i < inputs; ++i) {
             const Channels channels{sample, group * inputs + i, 1, false};
-            work.inputs[i].make(valid.height, valid.width, padding, false, work.pixels[i]);
-            work.inputs[i].read(c.input, channels, valid, 1, valid.height);
-            work.writers.emplace_back(c.d_input, channels, valid, 1);
+            work.inputs[i].make(valid.height, valid.width, padding, false);
+            work.inputs[i].read(c.input, channels, valid, 1);
+            work.targets.emplace_back(c.d_input, channels, valid, 1, work.inputs[i].vectors, work.scratch[i]);
         }
         for (int64_t o = 0; o < outputs; ++o) {
             const Channels channels{sample, group * outputs + o, 1, false};
-            work.grads[o].make(valid.height, valid.width, padding, false, work.d_pixels[o]);
-            work.grads[o].read(c.grad, channels, result, c.stride, valid.height);
+            work.grads[o].make(valid.height, valid.width, padding, false);
+            work.grads[o].read(c.grad, channels, result, c.stride);
             write_bias<T>(c, channels, sum_of_pixels(work.grads[o], valid.height));
         }
         const Filters<T> filters =
             read_filters(c, sample, group * outputs, outputs, inputs, dilation, true, work.filters);
-        correlate<T>(work.grads.data(), filters, valid.height, 1, nullptr, work.writers.data());
-        if (c.extent)
-            for (const Writer<T>& writer : work.writers) writer.clear_rest();
+        correlate<T>(work.grads.data(), filters, valid.height, 1, nullptr, work.targets.data());
+        for (const Target<T>& target : work.targets) target.finish();
         for (int64_t o = 0; o < outputs;) {
             const int64_t several = o + SIDE <= outputs ? SIDE : 1;
             for (int64_t i = 0; i < inputs;) {

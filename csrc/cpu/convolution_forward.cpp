@@ -8,10 +8,11 @@ namespace {
 
 template <class T>
 struct Workspace {
-    std::vector<Buffer<T>> pixels;
+    Plane<T> plane;
     std::vector<Plane<T>> planes;
-    std::vector<Writer<T>> writers;
-    Buffer<T> plane, filters, bias;
+    std::vector<Target<T>> targets;
+    std::vector<Buffer<T>> scratch;
+    Buffer<T> filters, bias, unfinished;
 };
 
 template <class T>
@@ -25,17 +26,17 @@ void depthwise(const Convolution& c) {
     for_each_plane<T>(c, [&](const Channels& channels) {
         const Size valid = valid_size(c, channels.sample);
         const int64_t dilation = dilation_of(c, channels.sample, channels.first, valid);
-        Plane<T> plane;
-        plane.make(valid.height, valid.width, K / 2 * dilation, channels.in_lanes, workspace<T>().plane);
-        plane.read(c.input, channels, valid, 1, valid.height);
+        Plane<T>& plane = workspace<T>().plane;
+        plane.make(valid.height, valid.width, K / 2 * dilation, channels.in_lanes);
+        plane.read(c.input, channels, valid, 1);
         Vector<T> filters[K * K];
         read_filters<T, K>(c, channels, false, filters);
         alignas(64) T bias[LANES<T>] = {};
         for (int64_t lane = 0; lane < LANES<T>; ++lane)
             bias[lane] = bias_of<T>(c, channels.sample, channels.first + (lane < channels.lanes ? lane : 0));
-        const Writer<T> writer(c.output, channels, valid, 1);
-        correlate<T, K>(plane, valid.height, dilation, filters, load(bias), writer);
-        if (c.extent) writer.clear_rest();
+        const Target<T> target(c.output, channels, valid, 1, plane.vectors, workspace<T>().unfinished);
+        correlate<T, K>(plane, valid.height, dilation, filters, load(bias), target);
+        target.finish();
     });
 }
 
@@ -47,23 +48,23 @@ void grouped(const Convolution& c) {
         const Size valid = valid_size(c, sample), result = shrunk(valid, c.stride);
         const int64_t dilation = dilation_of(c, sample, group, valid);
         Workspace<T>& work = workspace<T>();
-        if (int64_t(work.pixels.size()) < inputs) work.pixels = std::vector<Buffer<T>>(inputs);
         work.planes.resize(inputs);
-        work.writers.clear();
+        work.scratch.resize(outputs);
+        work.targets.clear();
         for (int64_t i = 0; i < inputs; ++i) {
-            work.planes[i].make(valid.height, valid.width, c.weight.size[4] / 2 * dilation, false, work.pixels[i]);
-            work.planes[i].read(c.input, {sample, group * inputs + i, 1, false}, valid, 1, valid.height);
+            work.planes[i].make(valid.height, valid.width, c.weight.size[4] / 2 * dilation, false);
+            work.planes[i].read(c.input, {sample, group * inputs + i, 1, false}, valid, 1);
         }
         T* bias = work.bias.room(outputs);
         for (int64_t o = 0; o < outputs; ++o) {
             bias[o] = bias_of<T>(c, sample, group * outputs + o);
-            work.writers.emplace_back(c.output, Channels{sample, group * outputs + o, 1, false}, result, c.stride);
+            work.targets.emplace_back(c.output, Channels{sample, group * outputs + o, 1, false}, result, c.stride,
+                                      ceiling(valid.width, LANES<T>), work.scratch[o]);
         }
         const Filters<T> filters =
             read_filters(c, sample, group * outputs, outputs, inputs, dilation, false, work.filters);
-        correlate(work.planes.data(), filters, valid.height, c.stride, bias, work.writers.data());
-        if (c.extent)
-            for (const Writer<T>& writer : work.writers) writer.clear_rest();
+        correlate(work.planes.data(), filters, valid.height, c.stride, bias, work.targets.data());
+        for (const Target<T>& target : work.targets) target.finish();
     });
 }
 

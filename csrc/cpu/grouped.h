@@ -52,7 +52,7 @@ HAMLET_INLINE void correlate_row(const Plane<T>* planes, const Filters<T>& filte
             const T* at = plane.row(from) + vector * LANES<T> - filters.width / 2 * reach;
             const T* weight = filters.at(channel, i * filters.width) + first;
             for (int j = 0; j < filters.width; ++j, at += reach, weight += filters.to) {
-                const Vector<T> pixels = load(at);
+                const Vector<T> pixels = in_register(load(at));
 #pragma GCC unroll 8
                 for (int o = 0; o < OUTPUTS; ++o) sums[o] += broadcast(weight[o]) * pixels;
             }
@@ -60,10 +60,10 @@ HAMLET_INLINE void correlate_row(const Plane<T>* planes, const Filters<T>& filte
     }
 }
 
-// Correlate the planes with the filters and hand every `stride`-th row to the writer of its output channel.
+// Correlate the planes with the filters and hand every `stride`-th row to the target of its output channel.
 template <class T>
 inline void correlate(const Plane<T>* planes, const Filters<T>& filters, int64_t height, int64_t stride, const T* start,
-                      const Writer<T>* writers) {
+                      const Target<T>* targets) {
     constexpr int MOST = 8;
     for (int64_t y = 0; y < height; y += stride)
         for (int64_t vector = 0; vector < planes[0].vectors; ++vector) {
@@ -71,12 +71,12 @@ inline void correlate(const Plane<T>* planes, const Filters<T>& filters, int64_t
             for (; first + MOST <= filters.to; first += MOST) {
                 Vector<T> sums[MOST];
                 correlate_row<T, MOST>(planes, filters, height, y, vector, first, start, sums);
-                for (int o = 0; o < MOST; ++o) writers[first + o].write(y / stride, vector, sums[o]);
+                for (int o = 0; o < MOST; ++o) targets[first + o].write(y / stride, vector, sums[o]);
             }
             for (; first < filters.to; ++first) {
                 Vector<T> sums[1];
                 correlate_row<T, 1>(planes, filters, height, y, vector, first, start, sums);
-                writers[first].write(y / stride, vector, sums[0]);
+                targets[first].write(y / stride, vector, sums[0]);
             }
         }
 }
@@ -91,10 +91,10 @@ HAMLET_INLINE void pair_up(const Plane<T>* grads, const Plane<T>* inputs, int64_
         for (int64_t vector = 0; vector < grads[0].vectors; ++vector) {
             Vector<T> pixels[INPUTS];
 #pragma GCC unroll 4
-            for (int i = 0; i < INPUTS; ++i) pixels[i] = load(inputs[i].row(y + down) + vector * LANES<T> + right);
+            for (int i = 0; i < INPUTS; ++i) pixels[i] = in_register(load(inputs[i].row(y + down) + vector * LANES<T> + right));
 #pragma GCC unroll 4
             for (int o = 0; o < OUTPUTS; ++o) {
-                const Vector<T> grad = load(grads[o].row(y) + vector * LANES<T>);
+                const Vector<T> grad = in_register(load(grads[o].row(y) + vector * LANES<T>));
 #pragma GCC unroll 4
                 for (int i = 0; i < INPUTS; ++i) totals[o][i] += grad * pixels[i];
             }

@@ -35,7 +35,7 @@ inline int64_t dilation_of(const Convolution& c, int64_t sample, int64_t group, 
 
 // Channels [first, first + lanes) of one sample: one channel, or those that share the lanes of a vector.
 struct Channels {
-    int64_t sample, first, lanes;
+    int64_t sample, first, lanes;  // lanes: 1 where the pixels are in the lanes
     bool in_lanes;
 
     int64_t offset(const View& image, int64_t y, int64_t x) const {
@@ -44,77 +44,113 @@ struct Channels {
 };
 
 template <class T>
-struct Plane {
-    T* data = nullptr;   // of row 0, pixel 0
-    int64_t pitch = 0;   // between rows
-    int64_t vectors = 0; // of a row
-    int64_t unit = 1;    // between pixels
+class Plane {
+   public:
+    int64_t vectors = 0;  // of a row
+    int64_t unit = 1;     // between pixels
 
-    T* row(int64_t y) const { return data + y * pitch; }
+    T* row(int64_t y) const { return data_ + y * pitch_; }
+    int64_t pitch() const { return pitch_; }
 
     // Room for `height` rows of `width` pixels with `padding` pixels of zeros on both sides.
-    void make(int64_t height, int64_t width, int64_t padding, bool in_lanes, Buffer<T>& buffer) {
+    void make(int64_t height, int64_t width, int64_t padding, bool in_lanes) {
+        if (height == height_ && width == width_ && padding == padding_ && in_lanes == (unit > 1)) return;
+        height_ = height, width_ = width, padding_ = padding;
         unit = in_lanes ? LANES<T> : 1;
         vectors = ceiling(width * unit, LANES<T>);
         const int64_t side = ceiling(padding * unit, LANES<T>) * LANES<T>;
-        pitch = vectors * LANES<T> + 2 * side;
-        data = buffer.room(height * pitch) + side;
+        pitch_ = vectors * LANES<T> + 2 * side;
+        data_ = buffer_.room(height * pitch_) + side;
         for (int64_t y = 0; y < height; ++y) {
-            std::fill_n(row(y) - side, side, T(0));
-            std::fill_n(row(y) + vectors * LANES<T>, side, T(0));
+            clear(row(y) - side, side);
+            clear(row(y) + vectors * LANES<T>, side);
         }
     }
 
     // Read pixels (y, x) of the image into pixels (y * spread, x * spread), zeros between.
-    void read(const View& image, const Channels& channels, Size size, int64_t spread, int64_t height) const {
-        for (int64_t y = 0; y < height; ++y) {
+    void read(const View& image, const Channels& channels, Size size, int64_t spread) const {
+        if (vectors == 0) return;
+        const bool own = image.dtype == (sizeof(T) == 4 ? DType::float32 : DType::float64);
+        const bool together = spread == 1 && (unit > 1 || image.stride[3] == 1);
+        for (int64_t y = 0; y < height_; ++y) {
             T* to = row(y);
-            if (y % spread == 0 && y / spread < size.height) {
-                read_pixels(image, channels, y / spread, size.width, spread, to);
+            if (y % spread || y / spread >= size.height) {
+                clear(to, vectors * LANES<T>);
+            } else if (own && together) {
+                copy(reinterpret_cast<const T*>(image.data) + channels.offset(image, y, 0), image.stride[3],
+                     channels.lanes, to);
             } else {
-                std::fill_n(to, vectors * LANES<T>, T(0));
+                clear(to, vectors * LANES<T>);
+                convert(image, channels, y / spread, size.width, spread, to);
             }
         }
     }
 
    private:
-    void read_pixels(const View& image, const Channels& channels, int64_t y, int64_t width, int64_t spread, T* to) const {
-        const int64_t step = spread * unit;
-        if (step == 1 && image.stride[3] == 1) {
-            read_row(image, channels.offset(image, y, 0), to, width);
-            std::fill_n(to + width, vectors * LANES<T> - width, T(0));
+    T* data_ = nullptr;  // of row 0, pixel 0
+    int64_t pitch_ = 0, height_ = -1, width_ = -1, padding_ = -1;
+    Buffer<T> buffer_;
+
+    // Whole vectors of zeros.
+    static void clear(T* to, int64_t count) {
+        for (int64_t i = 0; i < count; i += LANES<T>) store(to + i, Vector<T>{});
+    }
+
+    void copy(const T* from, int64_t stride, int64_t lanes, T* to) const {
+        if (unit > 1) {
+            for (int64_t x = 0; x < width_; ++x) store(to + x * LANES<T>, load_first(from + x * stride, lanes));
             return;
         }
-        if (spread > 1 || channels.lanes < unit || unit == 1) std::fill_n(to, vectors * LANES<T>, T(0));
+        const int64_t last = (vectors - 1) * LANES<T>;
+        for (int64_t x = 0; x < last; x += LANES<T>) store(to + x, load(from + x));
+        store(to + last, load_first(from + last, width_ - last));
+    }
+
+    void convert(const View& image, const Channels& channels, int64_t y, int64_t width, int64_t spread, T* to) const {
+        if (unit == 1 && spread == 1 && image.stride[3] == 1)
+            return read_row(image, channels.offset(image, y, 0), to, width);
         for (int64_t x = 0; x < width; ++x)
-            read_row(image, channels.offset(image, y, x), to + x * step, channels.in_lanes ? channels.lanes : 1);
+            read_row(image, channels.offset(image, y, x), to + x * spread * unit, channels.lanes);
     }
 };
 
-// Where vectors of a plane go in an image: pixels within `size`, or the lanes of one pixel.
+// Where a kernel puts the vectors of a plane: straight into the image, or, where its elements are of another dtype or not
+// next to each other, into scratch that `finish` takes them from. A call in the kernels' loops would spill their sums.
 template <class T>
-class Writer {
+class Target {
    public:
-    Writer(const View& image, const Channels& channels, Size size, int64_t stride)
-        : image_(image), channels_(channels), size_(size), stride_(stride), own_(image.dtype == own_dtype()) {}
-
-    HAMLET_INLINE void write(int64_t y, int64_t vector, Vector<T> value) const {
-        if (channels_.in_lanes) {
-            put(channels_.offset(image_, y, vector), value, channels_.lanes);
-        } else if (stride_ == 1 && image_.stride[3] == 1) {
-            put(channels_.offset(image_, y, vector * LANES<T>), value, size_.width - vector * LANES<T>);
-        } else {
-            scatter(y, vector, value);
-        }
+    // `stride`: every so many rows and pixels of the plane are the image's. `vectors`: of one row of the plane.
+    Target(const View& image, const Channels& channels, Size size, int64_t stride, int64_t vectors, Buffer<T>& scratch)
+        : image_(image), channels_(channels), size_(size), stride_(stride) {
+        const bool own = image.dtype == (sizeof(T) == 4 ? DType::float32 : DType::float64);
+        direct_ = own && (channels.in_lanes || (stride == 1 && image.stride[3] == 1));
+        last_ = vectors - 1;
+        body_ = direct_ && channels.in_lanes ? channels.lanes : LANES<T>;
+        tail_ = direct_ && !channels.in_lanes ? size.width - last_ * LANES<T> : body_;
+        row_ = direct_ ? image.stride[2] : vectors * LANES<T>;
+        vector_ = direct_ && channels.in_lanes ? image.stride[3] : LANES<T>;
+        data_ = direct_ ? reinterpret_cast<T*>(image.data) + channels.offset(image, 0, 0)
+                        : scratch.room(size.height * row_);
     }
 
-    // Zeros wherever the image has pixels beyond the size.
-    void clear_rest() const {
+    // Where a vector begins, how many of its lanes count, and how far its neighbour below is.
+    HAMLET_INLINE T* at(int64_t y, int64_t vector) const { return data_ + y * row_ + vector * vector_; }
+    HAMLET_INLINE int64_t count(int64_t vector) const { return vector == last_ ? tail_ : body_; }
+    int64_t row() const { return row_; }
+
+    HAMLET_INLINE void write(int64_t y, int64_t vector, Vector<T> value) const {
+        store_first(at(y, vector), value, count(vector));
+    }
+
+    // Zeros wherever the image has pixels beyond the size; and what went into scratch.
+    void finish() const {
+        if (!direct_)
+            for (int64_t y = 0; y < size_.height; ++y) convert(y);
+        if (size_.height == image_.size[2] && size_.width == image_.size[3]) return;
         alignas(64) const T zeros[LANES<T>] = {};
-        const int64_t lanes = channels_.in_lanes ? channels_.lanes : 1;
         for (int64_t y = 0; y < image_.size[2]; ++y)
             for (int64_t x = y < size_.height ? size_.width : 0; x < image_.size[3]; ++x)
-                write_row(image_, channels_.offset(image_, y, x), zeros, lanes);
+                write_row(image_, channels_.offset(image_, y, x), zeros, channels_.lanes);
     }
 
    private:
@@ -122,24 +158,17 @@ class Writer {
     const Channels channels_;
     const Size size_;
     const int64_t stride_;
-    const bool own_;
+    bool direct_;
+    T* data_;
+    int64_t row_, vector_, last_, body_, tail_;
 
-    static constexpr DType own_dtype() { return sizeof(T) == 4 ? DType::float32 : DType::float64; }
-
-    HAMLET_INLINE void put(int64_t offset, Vector<T> value, int64_t count) const {
-        if (own_) return store_first(reinterpret_cast<T*>(image_.data) + offset, value, count);
-        alignas(64) T values[LANES<T>];
-        store(values, value);
-        write_row(image_, offset, values, std::min<int64_t>(count, LANES<T>));
-    }
-
-    // Every `stride`-th pixel, one by one.
-    void scatter(int64_t y, int64_t vector, Vector<T> value) const {
-        for (int64_t lane = 0; lane < LANES<T>; ++lane) {
-            const int64_t x = vector * LANES<T> + lane;
-            if (x % stride_ == 0 && x / stride_ < size_.width)
-                write_one<T>(image_, channels_.offset(image_, y, x / stride_), value[lane]);
-        }
+    void convert(int64_t y) const {
+        const T* from = data_ + y * row_;
+        const int64_t step = stride_ * (channels_.in_lanes ? LANES<T> : 1);
+        if (step == 1 && image_.stride[3] == 1)
+            return write_row(image_, channels_.offset(image_, y, 0), from, size_.width);
+        for (int64_t x = 0; x < size_.width; ++x)
+            write_row(image_, channels_.offset(image_, y, x), from + x * step, channels_.lanes);
     }
 };
 

@@ -11,8 +11,8 @@ template <class T>
 class Buffer {
    public:
     Buffer() = default;
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
+    Buffer(Buffer&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr, other.size_ = 0; }
+    Buffer& operator=(Buffer&&) = delete;
     ~Buffer() { std::free(data_); }
 
     // Room for `count` elements, aligned to a cache line; what was there before may be lost.

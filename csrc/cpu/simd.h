@@ -56,13 +56,45 @@ HAMLET_INLINE void store(T* to, Vector<T> vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
-// The first `count` lanes; the others are left alone.
+#if defined(__AVX512F__)
+HAMLET_INLINE unsigned first_lanes(int64_t count, int lanes) {
+    const unsigned every = unsigned((1ull << lanes) - 1);
+    return count >= lanes ? every : every & ((1u << count) - 1);
+}
+#elif defined(__AVX2__)
+template <class T>
+HAMLET_INLINE __m256i first_lanes(int64_t count) {
+    if constexpr (sizeof(T) == 4)
+        return _mm256_cmpgt_epi32(_mm256_set1_epi32(count < 8 ? int(count) : 8), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    else return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+#endif
+
+// The first `count` elements, zeros in the other lanes; nothing beyond them is touched.
+template <class T>
+HAMLET_INLINE Vector<T> load_first(const T* from, int64_t count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_maskz_loadu_ps(__mmask16(first_lanes(count, 16)), from);
+    else return _mm512_maskz_loadu_pd(__mmask8(first_lanes(count, 8)), from);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return _mm256_maskload_ps(from, first_lanes<T>(count));
+    else return _mm256_maskload_pd(from, first_lanes<T>(count));
+#else
+    if (count >= LANES<T>) return load(from);
+    Vector<T> vector = {};
+    for (int64_t lane = 0; lane < count; ++lane) vector[lane] = from[lane];
+    return vector;
+#endif
+}
+
 template <class T>
 HAMLET_INLINE void store_first(T* to, Vector<T> vector, int64_t count) {
 #if defined(__AVX512F__)
-    const unsigned mask = count >= LANES<T> ? (1u << LANES<T>)-1 : (1u << count) - 1;
-    if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, __mmask16(mask), vector);
-    else _mm512_mask_storeu_pd(to, __mmask8(mask), vector);
+    if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, __mmask16(first_lanes(count, 16)), vector);
+    else _mm512_mask_storeu_pd(to, __mmask8(first_lanes(count, 8)), vector);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) _mm256_maskstore_ps(to, first_lanes<T>(count), vector);
+    else _mm256_maskstore_pd(to, first_lanes<T>(count), vector);
 #else
     if (count >= LANES<T>) return store(to, vector);
     for (int64_t lane = 0; lane < count; ++lane) to[lane] = vector[lane];
@@ -82,6 +114,17 @@ HAMLET_INLINE Vector<T> broadcast(T value) {
     for (int lane = 0; lane < LANES<T>; ++lane) vector[lane] = value;
     return vector;
 #endif
+}
+
+// The compiler would rather load a vector again for each of its uses, and loads are what is scarce.
+template <class V>
+HAMLET_INLINE V in_register(V vector) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(vector));
+#elif defined(__x86_64__)
+    asm("" : "+x"(vector));
+#endif
+    return vector;
 }
 
 // min and max return `b` where either is NaN.
