@@ -24,13 +24,22 @@ class CMakeBuild(build_ext):
         target = Path(self.get_ext_fullpath(extension.name)).resolve()
         reason = target.with_name(REASON)
         target.parent.mkdir(parents=True, exist_ok=True)
-        reason.unlink(missing_ok=True)
-        target.unlink(missing_ok=True)
+        for stale in (target, reason):
+            stale.unlink(missing_ok=True)
         try:
             self._cmake(target)
         except (OSError, subprocess.CalledProcessError) as error:
             reason.write_text(f"{_explained(error)}\n")
             print(f"hamlet: the native kernels were not built: {_explained(error)}", file=sys.stderr)
+
+    def copy_extensions_to_source(self) -> None:
+        """For an editable installation: what was built, or why it was not, beside the sources."""
+        package = ROOT / "hamlet"
+        for stale in package.glob("_native*"):
+            stale.unlink()
+        super().copy_extensions_to_source()
+        for reason in Path(self.build_lib).glob(f"hamlet/{REASON}"):
+            shutil.copy2(reason, package)
 
     def _cmake(self, target: Path) -> None:
         import pybind11
@@ -62,4 +71,4 @@ def _explained(error: OSError | subprocess.CalledProcessError) -> str:
     return "; ".join((telling or lines or [str(error)])[:3])
 
 
-setup(ext_modules=[Extension("hamlet._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(ext_modules=[Extension("hamlet._native", sources=[], optional=True)], cmdclass={"build_ext": CMakeBuild})

@@ -57,7 +57,13 @@ def _devices() -> dict[str, str]:
 def _instruction_sets() -> dict[str, str]:
     import torch
 
+    from hamlet.ops.native.library import module, why_missing
+
     found = {"cpu": torch.backends.cpu.get_cpu_capability()}
+    if module is None:
+        found["native kernels"] = str(why_missing)
+    else:
+        found["native kernels"] = f"{module.instruction_set()}, of {', '.join(module.instruction_sets())}"
     if torch.cuda.is_available():
         found["cuda"] = " ".join(torch.cuda.get_arch_list())
     return found

@@ -3,6 +3,24 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hamlet.ops import use_backend
+from hamlet.ops.native.library import module as native
+
+BACKENDS = ["reference", *(f"native {name}" for name in (native.instruction_sets() if native else ()))]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def every_backend(request):
+    """Run the module's tests on each backend that takes CPU tensors, the native one in each instruction set."""
+    name, _, instruction_set = request.param.partition(" ")
+    before = native.instruction_set() if native else None
+    if instruction_set:
+        native.use_instruction_set(instruction_set)
+    with use_backend(name):
+        yield
+    if instruction_set:
+        native.use_instruction_set(before)
+
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):

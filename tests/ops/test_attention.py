@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hamlet.ops import cross_scale_attention
 from tests.ops import dense
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 

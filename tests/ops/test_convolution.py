@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from hamlet.ops import dynamic_conv2d
 from tests.ops import dense
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 
 @st.composite
 def calls(draw):

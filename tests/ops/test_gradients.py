@@ -8,6 +8,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from hamlet.ops import cross_scale_attention, dynamic_conv2d, pyramid_attention
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 
 def leaf(*shape):
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)

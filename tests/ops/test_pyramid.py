@@ -10,6 +10,9 @@ GRIDS = [(9, 7), (5, 4), (2, 3)]
 REACH = [[3.0, 1.5, 1.0], [4.0, 2.0, 0.5], [9.0, 4.5, 2.0]]
 
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
+
 @pytest.fixture
 def layer():
     """A layer of three levels where one pair is skipped, one has a plain number, and some have gates."""

@@ -1,0 +1,166 @@
+"""What only the compiled kernels can get wrong, in each instruction set: threads, foreign memory, chunks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hamlet.ops import cross_scale_attention, dynamic_conv2d, pyramid_attention
+from tests.ops import dense
+
+pytestmark = pytest.mark.usefixtures("every_instruction_set")
+
+native = pytest.importorskip("hamlet._native")
+SENTINEL = 4096.0
+
+
+@pytest.fixture(scope="module", params=native.instruction_sets())
+def every_instruction_set(request):
+    before = native.instruction_set()
+    native.use_instruction_set(request.param)
+    yield
+    native.use_instruction_set(before)
+
+
+def gradients(function, *tensors):
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    outs = function(*leaves)
+    outs = outs if isinstance(outs, list | tuple) else [outs]
+    loss = sum(out.square().sum() for out in outs)
+    return [*(out.detach() for out in outs), *torch.autograd.grad(loss, leaves)]
+
+
+def attention_call():
+    query, key, value = torch.randn(2, 19, 13, 3, 12), torch.randn(2, 11, 17, 3, 12), torch.randn(2, 11, 17, 3, 20)
+    radius, gate = torch.rand(2, 19, 13, 3) * 5, torch.randn(2, 19, 13, 3)
+    return lambda *t: cross_scale_attention(*t[:3], radius=t[3], gate=t[4], max_radius=4.0), [
+        *(query, key, value, radius, gate)
+    ]
+
+
+def single_plane_call():
+    query, key = torch.randn(1, 33, 9, 1, 8), torch.randn(1, 40, 12, 1, 8)
+    return lambda q, k: cross_scale_attention(q, k, k, radius=3.0, max_radius=3.0), [query, key]
+
+
+def pyramid_call():
+    levels = [torch.randn(1, side, side, 2, 8) for side in (9, 5)]
+    ones = [[2.0, 1.0], [2.0, 1.0]]
+    return lambda *t: pyramid_attention(t, t, t, radius=ones, max_radius=ones), levels
+
+
+def depthwise_call():
+    tensors = [torch.randn(2, 21, 13, 11), torch.randn(2, 21, 1, 3, 3), torch.randn(2, 21)]
+    return lambda x, w, b: dynamic_conv2d(x, w, b, groups=21, dilation=[1, 2, 4], residual=True), tensors
+
+
+def grouped_call():
+    return lambda x, w: dynamic_conv2d(x, w, groups=2, stride=2), [
+        torch.randn(2, 10, 13, 11),
+        torch.randn(2, 6, 5, 3, 5),
+    ]
+
+
+@pytest.mark.parametrize("make", [attention_call, single_plane_call, pyramid_call, depthwise_call, grouped_call])
+def test_any_number_of_threads_gives_the_same_bits(make):
+    call, tensors = make()
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            results.append(gradients(call, *tensors))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.fixture
+def fenced(monkeypatch):
+    """Give every new tensor a fence of sentinels before and after; returns the fences' check."""
+    blocks = []
+    real = torch.empty
+
+    def allocate(shape, dtype, memory_format=torch.contiguous_format):
+        like = real(shape, dtype=dtype, device="meta", memory_format=memory_format)
+        block = torch.full((like.numel() + 128,), SENTINEL, dtype=dtype)
+        blocks.append(block)
+        return block[64 : 64 + like.numel()].as_strided(like.shape, like.stride(), 64)
+
+    def new_empty(self, shape, dtype=None):
+        return allocate(shape, dtype or self.dtype)
+
+    def empty_like(self, memory_format=torch.contiguous_format):
+        return allocate(self.shape, self.dtype, memory_format)
+
+    def empty(shape, dtype=None, memory_format=torch.contiguous_format):
+        return allocate(shape, dtype, memory_format)
+
+    def new_zeros(self, shape, dtype=None):
+        return allocate(shape, dtype or self.dtype).zero_()
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    monkeypatch.setattr(torch.Tensor, "new_zeros", new_zeros)
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    monkeypatch.setattr(torch, "empty", empty)
+
+    def check():
+        assert blocks
+        for block in blocks:
+            assert (block[:64] == SENTINEL).all()
+            assert (block[-64:] == SENTINEL).all()
+
+    return check
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_nothing_is_written_beside_the_results(dtype, last, fenced):
+    for make in (attention_call, pyramid_call, depthwise_call, grouped_call):
+        call, tensors = make()
+        tensors = [tensor.to(dtype) for tensor in tensors]
+        if last and tensors[0].ndim == 4:
+            tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
+        gradients(call, *tensors)
+    fenced()
+
+
+@pytest.mark.parametrize("channels", [1, 5, 16, 17, 33])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7), (7, 7)], ids=str)
+def test_channels_last_of_any_width(channels, kernel):
+    input = torch.randn(2, channels, 9, 7, dtype=torch.float64)
+    weight = torch.randn(2, channels, 1, *kernel, dtype=torch.float64)
+    out = dynamic_conv2d(input.to(memory_format=torch.channels_last), weight, groups=channels, dilation=2)
+    torch.testing.assert_close(out, dense.convolution(input, weight, groups=channels, dilation=2))
+
+
+@pytest.mark.parametrize("channels", [1, 7, 8, 24, 40, 64, 100, 256])
+def test_any_number_of_channels_a_head(channels):
+    query, key = (torch.randn(1, side, 6, 2, channels, dtype=torch.float64) for side in (6, 5))
+    value = torch.randn(1, 5, 6, 2, 300 - channels, dtype=torch.float64)
+    call = {"radius": 1.7, "max_radius": 1.7}
+    got = gradients(lambda *t: cross_scale_attention(*t, **call), query, key, value)
+    want = gradients(lambda *t: dense.attention(*t, **call)[0], query, key, value)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_window_of_thousands_of_keys_goes_chunk_by_chunk():
+    query, key = torch.randn(1, 9, 9, 1, 8, dtype=torch.float64) * 3, torch.randn(1, 50, 47, 1, 8, dtype=torch.float64)
+    radius = torch.rand(1, 9, 9, 1, dtype=torch.float64) * 60
+    call = {"max_radius": 60.0, "softness": 2.0}
+    got = gradients(lambda q, k, r: cross_scale_attention(q, k, k, radius=r, **call), query, key, radius)
+    want = gradients(lambda q, k, r: dense.attention(q, k, k, radius=r, **call)[0], query, key, radius)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_a_radius_that_is_no_number_spoils_its_query_alone():
+    query, key = torch.randn(1, 5, 5, 1, 8), torch.randn(1, 5, 5, 1, 8)
+    radius = torch.full((1, 5, 5, 1), 1.5)
+    radius[0, 2, 2] = torch.nan
+    out, lse = cross_scale_attention(query, key, key, radius=radius, max_radius=2.0, return_lse=True)
+    assert out[0, 2, 2].isnan().all()
+    assert lse[0, 2, 2].isnan().all()
+    assert out.isnan().sum() == 8
