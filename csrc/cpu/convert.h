@@ -6,6 +6,14 @@
 
 namespace hamlet::HAMLET_ISA {
 
+// Elements of two bytes as they are stored.
+struct BFloat16 {
+    uint16_t bits;
+};
+struct Float16 {
+    uint16_t bits;
+};
+
 HAMLET_INLINE float from_bfloat16(uint16_t bits) {
     const uint32_t wide = uint32_t(bits) << 16;
     float value;
@@ -120,6 +128,86 @@ inline T read_one(const View& view, int64_t offset) {
 template <class T>
 inline void write_one(const View& view, int64_t offset, T value) {
     write_row(view, offset, &value, 1);
+}
+
+// Call `run` with a null pointer to the type of storage.
+template <class T, class Run>
+inline void with_storage(DType dtype, const Run& run) {
+    if constexpr (sizeof(T) == 8) return run(static_cast<T*>(nullptr));
+    else switch (dtype) {
+        case DType::bfloat16: return run(static_cast<BFloat16*>(nullptr));
+        case DType::float16: return run(static_cast<Float16*>(nullptr));
+        default: return run(static_cast<T*>(nullptr));
+    }
+}
+
+namespace detail {
+
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES<float>)));
+
+HAMLET_INLINE Halves load_where(const uint16_t* from, Mask<float> mask) {
+    Halves bits = {};
+#if defined(__AVX512F__)
+    bits = (Halves)_mm256_maskz_loadu_epi16(mask, from);
+#else
+    if (every<float>(mask)) std::memcpy(&bits, from, sizeof bits);
+    else
+        for (int lane = 0; lane < LANES<float>; ++lane)
+            if (mask[lane]) bits[lane] = from[lane];
+#endif
+    return bits;
+}
+
+HAMLET_INLINE void store_where(uint16_t* to, Halves bits, Mask<float> mask) {
+#if defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)bits);
+#else
+    if (every<float>(mask)) std::memcpy(to, &bits, sizeof bits);
+    else
+        for (int lane = 0; lane < LANES<float>; ++lane)
+            if (mask[lane]) to[lane] = bits[lane];
+#endif
+}
+
+}  // namespace detail
+
+HAMLET_INLINE Vector<float> load_where(const BFloat16* from, Mask<float> mask) {
+    const detail::Halves bits = detail::load_where(&from->bits, mask);
+    return (Vector<float>)(__builtin_convertvector(bits, Vector<uint32_t>) << 16);
+}
+
+HAMLET_INLINE Vector<float> load_where(const Float16* from, Mask<float> mask) {
+    const detail::Halves bits = detail::load_where(&from->bits, mask);
+    alignas(64) float values[LANES<float>];
+    read_half(reinterpret_cast<const uint16_t*>(&bits), values, LANES<float>);
+    return load(values);
+}
+
+HAMLET_INLINE void store_where(BFloat16* to, Vector<float> vector, Mask<float> mask) {
+    using Bits = Vector<uint32_t>;
+    const Bits bits = (Bits)vector, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Bits chosen = (bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded;
+    detail::store_where(&to->bits, __builtin_convertvector(chosen, detail::Halves), mask);
+}
+
+HAMLET_INLINE void store_where(Float16* to, Vector<float> vector, Mask<float> mask) {
+    alignas(64) float values[LANES<float>];
+    store(values, vector);
+    detail::Halves bits;
+    write_half(values, reinterpret_cast<uint16_t*>(&bits), LANES<float>);
+    detail::store_where(&to->bits, bits, mask);
+}
+
+template <class T, class S>
+HAMLET_INLINE Vector<T> load_all(const S* from) {
+    if constexpr (std::is_same_v<S, T>) return load(from);
+    else return load_where(from, first_lanes<T>(LANES<T>));
+}
+
+template <class T, class S>
+HAMLET_INLINE void store_all(S* to, Vector<T> vector) {
+    if constexpr (std::is_same_v<S, T>) store(to, vector);
+    else store_where(to, vector, first_lanes<T>(LANES<T>));
 }
 
 }  // namespace hamlet::HAMLET_ISA

@@ -1,39 +1,145 @@
-// What the forward and the backward of the convolution share: how the work is cut.
+// What the forward and the backward of the convolution share: how the work is cut, and what a sample brings along.
 #pragma once
 
 #include "depthwise.h"
-#include "grouped.h"
+#include "kernels.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "stencil.h"
 
 namespace hamlet::HAMLET_ISA {
 
-// Whether every channel has its own square filter, stride 1: then planes need no others.
+inline Size size_of(const View& image) { return {image.size[2], image.size[3]}; }
+
+// Pixels of a sample that hold something: (height, width) of the image, or of its extent.
+inline Size valid_size(const Convolution& c, int64_t sample) {
+    if (!c.extent) return size_of(c.input);
+    const int64_t* values = reinterpret_cast<const int64_t*>(c.extent.data) + 2 * sample;
+    return {values[0], values[1]};
+}
+
+// A dilation that takes every tap but the middle one out of the image is as good as any greater one.
+inline int64_t dilation_of(const Convolution& c, int64_t sample, int64_t group, Size valid) {
+    const int64_t blocks = c.dilation.size[1], block = group / (c.groups / blocks);
+    const int64_t* values = reinterpret_cast<const int64_t*>(c.dilation.data);
+    return std::min(values[sample * c.dilation.stride[0] + block * c.dilation.stride[1]],
+                    std::max(valid.height, valid.width));
+}
+
+template <class T>
+inline T bias_of(const Convolution& c, int64_t sample, int64_t channel) {
+    return c.bias ? read_one<T>(c.bias, sample * c.bias.stride[0] + channel * c.bias.stride[1]) : T(0);
+}
+
+// Whether every channel has its own square filter, stride 1.
 inline bool is_depthwise(const Convolution& c) {
     const int64_t kernel = c.weight.size[3];
     return c.stride == 1 && c.weight.size[2] == 1 && c.weight.size[1] == c.groups && kernel == c.weight.size[4] &&
            (kernel == 1 || kernel == 3 || kernel == 5);
 }
 
-// Call `run` with each of the depthwise planes: channels of one sample and one block of dilations.
+// Planes of one sample and one block of dilations, worked at by one thread: a channel each, or a vector of channels.
+struct Strip {
+    int64_t sample, first, planes;
+    int64_t lanes;  // channels of each plane's vectors, 0 where pixels are in the lanes
+
+    int64_t channels() const { return lanes ? lanes : 1; }
+    int64_t channel(int64_t plane) const { return first + plane * channels(); }
+    int64_t offset(const View& image, int64_t plane) const {
+        return sample * image.stride[0] + channel(plane) * image.stride[1];
+    }
+};
+
 template <class T, class Run>
-inline void for_each_plane(const Convolution& c, const Run& run) {
-    constexpr int64_t AT_ONCE = 8;  // planes an item, which is otherwise too short to be worth handing out
-    const int64_t blocks = c.dilation.size[1], in_block = c.groups / blocks;
-    const int64_t lanes = c.channels_last ? LANES<T> : 1;
-    const int64_t planes = ceiling(in_block, lanes), items = ceiling(planes, AT_ONCE);
-    parallel_for(c.threads, c.input.size[0] * blocks * items, [&](int64_t item) {
-        const int64_t sample = item / (blocks * items), block = item / items % blocks;
-        const int64_t first = item % items * AT_ONCE;
-        for (int64_t plane = first; plane < std::min(first + AT_ONCE, planes); ++plane)
-            run(Channels{sample, block * in_block + plane * lanes,
-                         std::min(lanes, in_block - plane * lanes), c.channels_last});
+inline void for_each_strip(const Convolution& c, const Run& run) {
+    constexpr int64_t ELEMENTS = 32768;  // of a strip, which is otherwise too short to be worth handing out
+    const int64_t blocks = c.dilation.size[1], in_block = c.groups / blocks, lanes = c.channels_last ? LANES<T> : 1;
+    const int64_t whole = in_block / lanes, rest = in_block % lanes;
+    const int64_t size = std::max<int64_t>(1, c.input.size[2] * c.input.size[3]);
+    const int64_t at_once = std::clamp<int64_t>(ELEMENTS / (size * lanes), 1, 256);
+    const int64_t strips = ceiling(whole, at_once) + (rest ? 1 : 0);
+    parallel_for(c.threads, c.input.size[0] * blocks * strips, [&](int64_t item) {
+        const int64_t sample = item / (blocks * strips), block = item / strips % blocks, first = item % strips * at_once;
+        const int64_t planes = std::min(at_once, whole - first);
+        if (planes > 0) run(Strip{sample, block * in_block + first * lanes, planes, c.channels_last ? lanes : 0});
+        else run(Strip{sample, block * in_block + whole * lanes, 1, rest});
     });
 }
 
-inline Size shrunk(Size size, int64_t stride) { return {ceiling(size.height, stride), ceiling(size.width, stride)}; }
+// The table for a key, of the few last ones that this thread made.
+template <class Table, class Key>
+inline const Table& table_of(const Key& key) {
+    constexpr size_t KEPT = 16;
+    static thread_local std::vector<Table> kept(KEPT);
+    static thread_local size_t oldest = 0;
+    for (const Table& table : kept)
+        if (table.is_for(key)) return table;
+    Table& table = kept[oldest++ % KEPT];
+    table.make(key);
+    return table;
+}
 
 template <class T>
-inline T bias_of(const Convolution& c, int64_t sample, int64_t channel) {
-    return c.bias ? read_one<T>(c.bias, sample * c.bias.stride[0] + channel * c.bias.stride[1]) : T(0);
+inline const Columns<T>& columns_of(const Convolution& c, const Strip& strip) {
+    const Size valid = valid_size(c, strip.sample);
+    return table_of<Columns<T>>(Walk{size_of(c.input), valid, dilation_of(c, strip.sample, strip.first, valid),
+                                     c.weight.size[3], c.channels_last ? c.input.stride[3] : 1, strip.lanes});
+}
+
+template <class T>
+inline const Stencil<T>& stencil_of(const StencilKey& key) {
+    return table_of<Stencil<T>>(key);
+}
+
+// One vector a tap of each plane: a broadcast, or the taps of the channels in the lanes. `flipped` turns the filters
+// round; the residual is one more of the middle tap.
+template <class T>
+inline const Vector<T>* read_filters(const Convolution& c, const Strip& strip, bool flipped) {
+    static thread_local Buffer<T> read, vectors;
+    const int64_t taps = c.weight.size[3] * c.weight.size[4], channels = strip.channels();
+    T* values = read.room(strip.planes * channels * taps);
+    read_row(c.weight, strip.sample * c.weight.stride[0] + strip.first * c.weight.stride[1], values,
+             strip.planes * channels * taps);
+    Vector<T>* filters = reinterpret_cast<Vector<T>*>(vectors.room(strip.planes * taps * LANES<T>));
+    for (int64_t plane = 0; plane < strip.planes; ++plane, values += channels * taps)
+        for (int64_t tap = 0; tap < taps; ++tap) {
+            const T* value = values + (flipped ? taps - 1 - tap : tap);
+            Vector<T>& filter = filters[plane * taps + tap];
+            filter = broadcast(*value);
+            for (int64_t lane = 1; lane < channels; ++lane) filter[lane] = value[lane * taps];
+            if (c.residual && tap == taps / 2) filter += T(1);
+        }
+    return filters;
+}
+
+// One vector a plane.
+template <class T>
+inline const Vector<T>* read_bias(const Convolution& c, const Strip& strip) {
+    static thread_local Buffer<T> buffer;
+    if (!c.bias) return nullptr;
+    Vector<T>* biases = reinterpret_cast<Vector<T>*>(buffer.room(strip.planes * LANES<T>));
+    for (int64_t plane = 0; plane < strip.planes; ++plane) {
+        biases[plane] = broadcast(bias_of<T>(c, strip.sample, strip.channel(plane)));
+        for (int64_t lane = 1; lane < strip.lanes; ++lane)
+            biases[plane][lane] = bias_of<T>(c, strip.sample, strip.channel(plane) + lane);
+    }
+    return biases;
+}
+
+template <class S>
+S* plane_of(const View& image, const Strip& strip, int64_t plane) {
+    return reinterpret_cast<S*>(image.data) + strip.offset(image, plane);
+}
+
+// Correlate a plane of a strip with its filter; zeros beyond what holds something.
+template <class T, class S, int K>
+inline void correlate(const Columns<T>& walk, const Strip& strip, int64_t plane, const View& from, const View& to,
+                      const Vector<T>* filters, const Vector<T>* biases) {
+    S* target = plane_of<S>(to, strip, plane);
+    correlate_plane<T, S, K>(walk, walk.body.size(), plane_of<const S>(from, strip, plane), target,
+                             strip.channels() * from.stride[1], filters + plane * K * K,
+                             biases ? biases[plane] : Vector<T>{});
+    walk.clear_below(target);
 }
 
 }  // namespace hamlet::HAMLET_ISA

@@ -1,135 +1,154 @@
-// Dynamic convolution backward: the input's gradient is a correlation of the output's with the filters turned round; where
-// a stride left pixels out, the output's gradient has zeros between.
-#include <vector>
-
+// Dynamic convolution backward. Whatever is loaded of a plane serves both gradients while it is in the nearest cache.
 #include "convolution.h"
+#include "grouped.h"
 
 namespace hamlet::HAMLET_ISA {
 namespace {
 
-template <class T>
-struct Workspace {
-    Plane<T> input, grad, zeros;
-    std::vector<Plane<T>> inputs, grads;
-    std::vector<Target<T>> targets;
-    std::vector<Buffer<T>> scratch;
-    Buffer<T> filters, unfinished;
-};
-
-template <class T>
-Workspace<T>& workspace() {
-    static thread_local Workspace<T> own;
-    return own;
-}
-
-template <class T>
-Vector<T> sum_of_pixels(const Plane<T>& plane, int64_t height) {
-    Vector<T> total = {};
-    for (int64_t y = 0; y < height; ++y)
-        for (int64_t vector = 0; vector < plane.vectors; ++vector) total += load(plane.row(y) + vector * LANES<T>);
-    return total;
-}
-
-template <class T>
-void write_bias(const Convolution& c, const Channels& channels, Vector<T> total) {
-    if (!c.d_bias) return;
-    const int64_t offset = channels.sample * c.d_bias.stride[0] + channels.first * c.d_bias.stride[1];
-    if (!channels.in_lanes) return write_one<T>(c.d_bias, offset, sum<T>(total));
-    for (int64_t lane = 0; lane < channels.lanes; ++lane) write_one<T>(c.d_bias, offset + lane, total[lane]);
-}
-
-template <class T, int K>
-void depthwise(const Convolution& c) {
-    for_each_plane<T>(c, [&](const Channels& channels) {
-        const Size valid = valid_size(c, channels.sample);
-        const int64_t dilation = dilation_of(c, channels.sample, channels.first, valid), padding = K / 2 * dilation;
-        Workspace<T>& work = workspace<T>();
-        work.input.make(valid.height, valid.width, 0, channels.in_lanes);
-        work.input.read(c.input, channels, valid, 1);
-        work.grad.make(valid.height, valid.width, padding, channels.in_lanes);
-        work.grad.read(c.grad, channels, valid, 1);
-        work.zeros.make(1, valid.width, padding, channels.in_lanes);
-        work.zeros.read(c.grad, channels, {0, 0}, 1);
-        Vector<T> filters[K * K], d_filters[K * K];
-        read_filters<T, K>(c, channels, true, filters);
-        const Target<T> target(c.d_input, channels, valid, 1, work.grad.vectors, work.unfinished);
-        correlate_backward<T, K>(work.grad, work.input, work.zeros.row(0), valid.height, dilation, filters, target, d_filters);
-        target.finish();
-        for (int tap = 0; tap < K * K; ++tap)
-            for (int64_t lane = 0; lane < channels.lanes; ++lane)
-                write_one<T>(c.d_weight,
-                             channels.sample * c.d_weight.stride[0] + (channels.first + lane) * c.d_weight.stride[1] + tap,
-                             channels.in_lanes ? d_filters[tap][lane] : sum<T>(d_filters[tap]));
-        write_bias<T>(c, channels, sum_of_pixels(work.grad, valid.height));
-    });
-}
-
-template <class T, int OUTPUTS, int INPUTS>
-void write_weights(const Convolution& c, int64_t sample, int64_t output, int64_t o, int64_t i, int64_t height,
-                   int64_t dilation, const Workspace<T>& work) {
-    const int rows = int(c.weight.size[3]), columns = int(c.weight.size[4]);
-    for (int tap = 0; tap < rows * columns; ++tap) {
-        const int64_t down = (tap / columns - rows / 2) * dilation, right = (tap % columns - columns / 2) * dilation;
-        T sums[OUTPUTS][INPUTS];
-        pair_up<T, OUTPUTS, INPUTS>(&work.grads[o], &work.inputs[i], height, down, right, sums);
-        for (int a = 0; a < OUTPUTS; ++a)
-            for (int b = 0; b < INPUTS; ++b)
-                write_one<T>(c.d_weight, filter_offset<T>(c, sample, output + o + a, i + b) + tap, sums[a][b]);
+template <class T, class S, int K>
+void weigh(const Columns<T>& walk, const S* input, const S* grad, int64_t column, Vector<T>* sums) {
+    // More taps than these have no room in the registers at once.
+    constexpr int AT_ONCE = K * K + 2 * K < VECTOR_REGISTERS ? K : (VECTOR_REGISTERS - K - 2) / K;
+    if constexpr (AT_ONCE >= K) weigh_down<T, S, K, 0, K>(walk, column, input, grad, sums);
+    else if constexpr (2 * AT_ONCE >= K) {
+        weigh_down<T, S, K, 0, AT_ONCE>(walk, column, input, grad, sums);
+        weigh_down<T, S, K, AT_ONCE, K - AT_ONCE>(walk, column, input, grad, sums);
+    } else {
+        [&]<int... X>(std::integer_sequence<int, X...>) {
+            (weigh_down<T, S, K, X, 1>(walk, column, input, grad, sums), ...);
+        }(std::make_integer_sequence<int, K>());
     }
 }
 
 template <class T>
-void grouped(const Convolution& c) {
-    constexpr int SIDE = VECTOR_REGISTERS == 32 ? 4 : 2;
-    const int64_t inputs = c.weight.size[2], outputs = c.weight.size[1] / c.groups;
-    parallel_for(c.threads, c.input.size[0] * c.groups, [&](int64_t item) {
-        const int64_t sample = item / c.groups, group = item % c.groups;
-        const Size valid = valid_size(c, sample), result = shrunk(valid, c.stride);
-        const int64_t dilation = dilation_of(c, sample, group, valid), padding = c.weight.size[4] / 2 * dilation;
-        Workspace<T>& work = workspace<T>();
-        work.inputs.resize(inputs);
-        work.grads.resize(outputs);
-        work.targets.clear();
-        work.scratch.resize(inputs);
-        for (int64_t i = 0; i < inputs; ++i) {
-            const Channels channels{sample, group * inputs + i, 1, false};
-            work.inputs[i].make(valid.height, valid.width, padding, false);
-            work.inputs[i].read(c.input, channels, valid, 1);
-            work.targets.emplace_back(c.d_input, channels, valid, 1, work.inputs[i].vectors, work.scratch[i]);
-        }
-        for (int64_t o = 0; o < outputs; ++o) {
-            const Channels channels{sample, group * outputs + o, 1, false};
-            work.grads[o].make(valid.height, valid.width, padding, false);
-            work.grads[o].read(c.grad, channels, result, c.stride);
-            write_bias<T>(c, channels, sum_of_pixels(work.grads[o], valid.height));
-        }
-        const Filters<T> filters =
-            read_filters(c, sample, group * outputs, outputs, inputs, dilation, true, work.filters);
-        correlate<T>(work.grads.data(), filters, valid.height, 1, nullptr, work.targets.data());
-        for (const Target<T>& target : work.targets) target.finish();
-        for (int64_t o = 0; o < outputs;) {
-            const int64_t several = o + SIDE <= outputs ? SIDE : 1;
-            for (int64_t i = 0; i < inputs;) {
-                const bool square = several == SIDE && i + SIDE <= inputs;
-                if (square) write_weights<T, SIDE, SIDE>(c, sample, group * outputs, o, i, valid.height, dilation, work);
-                else
-                    for (int64_t a = 0; a < several; ++a)
-                        write_weights<T, 1, 1>(c, sample, group * outputs, o + a, i, valid.height, dilation, work);
-                i += square ? SIDE : 1;
+void write_channels(const View& view, int64_t offset, int64_t step, const Strip& strip, Vector<T> value) {
+    if (!strip.lanes) return write_one<T>(view, offset, sum<T>(value));
+    for (int64_t lane = 0; lane < strip.lanes; ++lane) write_one<T>(view, offset + lane * step, value[lane]);
+}
+
+template <class T, class S, int K>
+void depthwise(const Convolution& c) {
+    for_each_strip<T>(c, [&](const Strip& strip) {
+        const Columns<T>& walk = columns_of<T>(c, strip);
+        const Vector<T>* const filters = read_filters<T>(c, strip, true);
+        for (int64_t plane = 0; plane < strip.planes; ++plane) {
+            correlate<T, S, K>(walk, strip, plane, c.grad, c.d_input, filters, nullptr);
+            const S* const grad = plane_of<const S>(c.grad, strip, plane);
+            Vector<T> sums[K * K] = {}, total = {};
+            for (size_t column = 0; column < walk.body.size(); ++column) {
+                weigh<T, S, K>(walk, plane_of<const S>(c.input, strip, plane), grad, column, sums);
+                if (c.d_bias) total += sum_down(walk, column, grad);
             }
-            o += several;
+            const int64_t sample = strip.sample, channel = strip.channel(plane), step = c.d_weight.stride[1];
+            for (int tap = 0; tap < K * K; ++tap)
+                write_channels<T>(c.d_weight, sample * c.d_weight.stride[0] + channel * step + tap, step, strip, sums[tap]);
+            if (c.d_bias)
+                write_channels<T>(c.d_bias, sample * c.d_bias.stride[0] + channel * c.d_bias.stride[1],
+                                  c.d_bias.stride[1], strip, total);
         }
+    });
+}
+
+template <class T, int OUTPUTS, int INPUTS, class S, class R>
+void write_weights(const Convolution& c, const Stencil<T>& stencil, const Grids<S>& inputs, const Grids<R>& grads,
+                   int64_t sample, int64_t first, int64_t input, int64_t output) {
+    for (size_t tap = 0; tap < stencil.taps.size(); ++tap) {
+        T sums[OUTPUTS * INPUTS];
+        pair_up<T, S, R, OUTPUTS, INPUTS>(stencil, tap, inputs, grads, input, output, sums);
+        for (int o = 0; o < OUTPUTS; ++o)
+            for (int i = 0; i < INPUTS; ++i)
+                write_one<T>(c.d_weight,
+                             sample * c.d_weight.stride[0] + (first + output + o) * c.d_weight.stride[1] +
+                                 (input + i) * c.d_weight.stride[2] + stencil.taps[tap].index,
+                             sums[o * INPUTS + i]);
+    }
+}
+
+template <class T, class S, class R>
+void weight_gradients(const Convolution& c, const Stencil<T>& stencil, const Grids<S>& inputs, const Grids<R>& grads,
+                      const Group& from, const Group& to) {
+    constexpr int OUTPUTS = LANES<T> >= 8 ? 4 : 2, INPUTS = LANES<T> / OUTPUTS;
+    for (int64_t output = 0; output < to.count;) {
+        const bool several = output + OUTPUTS <= to.count;
+        for (int64_t input = 0; input < from.count;) {
+            const bool block = several && input + INPUTS <= from.count;
+            if (block) write_weights<T, OUTPUTS, INPUTS>(c, stencil, inputs, grads, to.sample, to.first, input, output);
+            else
+                for (int64_t o = output; o < output + (several ? OUTPUTS : 1); ++o)
+                    write_weights<T, 1, 1>(c, stencil, inputs, grads, to.sample, to.first, input, o);
+            input += block ? INPUTS : 1;
+        }
+        output += several ? OUTPUTS : 1;
+    }
+}
+
+template <class T, class R>
+void bias_gradients(const Convolution& c, const Stencil<T>& stencil, const Grids<R>& grads, const Group& to) {
+    for (int64_t o = 0; c.d_bias && o < to.count; ++o) {
+        Vector<T> total = {};
+        for (int64_t spot = 0; spot < stencil.spots; ++spot)
+            total += load_where(grads.of(o) + spot * LANES<T>, stencil.target(spot));
+        write_one<T>(c.d_bias, to.sample * c.d_bias.stride[0] + (to.first + o) * c.d_bias.stride[1], sum<T>(total));
+    }
+}
+
+// The input's gradient, phase by phase of the stride.
+template <class T, class R, class Targets>
+void input_gradients(const Convolution& c, StencilKey key, const GroupFilters<T>& filters, const Grids<R>& grads,
+                     const Targets& targets) {
+    for (key.phase_y = 0; key.phase_y < c.stride; ++key.phase_y)
+        for (key.phase_x = 0; key.phase_x < c.stride; ++key.phase_x) {
+            Targets phase = targets;
+            phase.data += (key.phase_y * c.stride + key.phase_x) * key.grid.height * key.grid.width;
+            correlate<T>(stencil_of<T>(key), filters, nullptr, grads, phase);
+        }
+}
+
+template <class T, class S>
+void grouped(const Convolution& c) {
+    const int64_t inputs = c.weight.size[2], outputs = c.weight.size[1] / c.groups;
+    const bool flat = lies_flat(c.input, c.stride), flat_grad = c.grad.stride[3] == 1;
+    parallel_for(c.threads, c.input.size[0] * c.groups, [&](int64_t item) {
+        static thread_local Buffer<T> inputs_buffer, grads_buffer, unfinished;
+        const int64_t sample = item / c.groups, group = item % c.groups;
+        const Size valid = valid_size(c, sample), grid = size_of(c.grad);
+        const Group from{sample, group * inputs, inputs}, to{sample, group * outputs, outputs};
+        const StencilKey key{grid, valid, c.weight.size[3], c.weight.size[4], dilation_of(c, sample, group, valid),
+                             c.stride, -1, -1};
+        const GroupFilters<T> filters = read_group<T>(c, sample, group * outputs, outputs, inputs, true);
+        const auto run = [&](const auto& sources, const auto& grads) {
+            const Stencil<T>& stencil = stencil_of<T>(key);
+            weight_gradients(c, stencil, sources, grads, from, to);
+            bias_gradients(c, stencil, grads, to);
+            if (flat) return input_gradients(c, key, filters, grads, in_place<S>(c.d_input, from));
+            const Grids<T> targets = scratch_grids<T>(from, c.stride, grid, unfinished);
+            input_gradients(c, key, filters, grads, targets);
+            scatter(targets, c.d_input, from, c.stride, grid);
+        };
+        const auto with_grads = [&](const auto& sources) {
+            if (flat_grad) return run(sources, in_place<S>(c.grad, to));
+            const Grids<T> grads = scratch_grids<T>(to, 1, grid, grads_buffer);
+            gather(c.grad, to, 1, grid, grads);
+            run(sources, grads);
+        };
+        if (flat) return with_grads(in_place<S>(c.input, from));
+        const Grids<T> sources = scratch_grids<T>(from, c.stride, grid, inputs_buffer);
+        gather(c.input, from, c.stride, grid, sources);
+        with_grads(sources);
     });
 }
 
 template <class T>
 void run(const Convolution& c) {
-    if (!is_depthwise(c)) return grouped<T>(c);
-    switch (c.weight.size[3]) {
-        case 1: return depthwise<T, 1>(c);
-        case 3: return depthwise<T, 3>(c);
-        default: return depthwise<T, 5>(c);
-    }
+    with_storage<T>(c.input.dtype, [&](auto* storage) {
+        using S = std::remove_pointer_t<decltype(storage)>;
+        if (!is_depthwise(c)) return grouped<T, S>(c);
+        switch (c.weight.size[3]) {
+            case 1: return depthwise<T, S, 1>(c);
+            case 3: return depthwise<T, S, 3>(c);
+            default: return depthwise<T, S, 5>(c);
+        }
+    });
 }
 
 }  // namespace

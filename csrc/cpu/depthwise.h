@@ -1,27 +1,30 @@
-// Depthwise products over a plane: each channel with its own filter, stride 1, square kernels of odd size.
+// Depthwise products: each channel with its own filter, stride 1, square kernels of odd size. `S` is the dtype of storage.
 #pragma once
 
-#include "planes.h"
+#include "columns.h"
 
 namespace hamlet::HAMLET_ISA {
 
-// The filters of a plane, one vector a tap: a broadcast, or the taps of the channels in the lanes. `flipped` turns them
-// round; the residual is one more of the middle tap.
-template <class T, int K>
-inline void read_filters(const Convolution& c, const Channels& channels, bool flipped, Vector<T> (&filters)[K * K]) {
-    for (int tap = 0; tap < K * K; ++tap) {
-        alignas(64) T values[LANES<T>] = {};
-        for (int64_t lane = 0; lane < (channels.in_lanes ? LANES<T> : 1); ++lane) {
-            if (lane >= channels.lanes) break;
-            const int64_t offset = channels.sample * c.weight.stride[0] + (channels.first + lane) * c.weight.stride[1];
-            values[lane] = read_one<T>(c.weight, offset + (flipped ? K * K - 1 - tap : tap));
-            if (c.residual && tap == K * K / 2) values[lane] += 1;
-        }
-        filters[tap] = channels.in_lanes ? load(values) : broadcast(values[0]);
+// A filter, one vector a tap: as many of them in registers as the sums leave.
+template <class T, int K, int COLUMNS>
+class Filters {
+   public:
+    HAMLET_INLINE explicit Filters(const Vector<T>* all) : all_(all) {
+#pragma GCC unroll 32
+        for (int tap = 0; tap < HELD; ++tap) held_[tap] = all[tap];
     }
-}
+    HAMLET_INLINE Vector<T> tap(int tap) const { return tap < HELD ? held_[tap] : all_[tap]; }
+
+   private:
+    static constexpr int HELD = std::max(1, std::min(K * K, VECTOR_REGISTERS - COLUMNS * (K + 1) - 8));
+    const Vector<T>* all_;
+    Vector<T> held_[HELD];
+};
 
 // The K output rows that the row of pixels at hand reaches, the first of them complete once it has been added.
+//
+// WHOLE: the lanes beyond a row's end are pixels of the next row. Masking them costs as much as their arithmetic; they may
+// be wrong, for that row comes later.
 template <class T, int K, int COLUMNS>
 struct RollingSums {
     Vector<T> sums[COLUMNS][K];
@@ -33,20 +36,32 @@ struct RollingSums {
             for (int i = 0; i < K; ++i) sums[column][i] = start;
     }
 
-    HAMLET_INLINE void add(const T* at, int64_t reach, const Vector<T> (&filters)[K * K]) {
+    template <bool WHOLE, class S>
+    HAMLET_INLINE void add(const S* at, int64_t reach, const Column<T>* columns, const Filters<T, K, COLUMNS>& filters) {
 #pragma GCC unroll 8
-        for (int x = 0; x < K; ++x)
+        for (int x = 0; x < K; ++x) {
+            Vector<T> pixels[COLUMNS];
 #pragma GCC unroll 2
             for (int column = 0; column < COLUMNS; ++column) {
-                const Vector<T> pixels = in_register(load(at + x * reach + column * LANES<T>));
-#pragma GCC unroll 8
-                for (int y = 0; y < K; ++y) sums[column][K - 1 - y] += filters[y * K + x] * pixels;
+                const S* from = at + columns[column].offset + (x - K / 2) * reach;
+                pixels[column] = in_register(WHOLE && x == K / 2 ? load_all<T>(from) : load_where(from, columns[column].pixels[x]));
             }
+#pragma GCC unroll 8
+            for (int y = 0; y < K; ++y) {
+                const Vector<T> filter = filters.tap(y * K + x);
+#pragma GCC unroll 2
+                for (int column = 0; column < COLUMNS; ++column) sums[column][K - 1 - y] += filter * pixels[column];
+            }
+        }
     }
 
-    HAMLET_INLINE void write(T* const (&to)[COLUMNS], int64_t offset, const int64_t (&counts)[COLUMNS]) const {
+    template <bool WHOLE, class S>
+    HAMLET_INLINE void write(S* to, const Column<T>* columns) const {
 #pragma GCC unroll 2
-        for (int column = 0; column < COLUMNS; ++column) store_first(to[column] + offset, sums[column][0], counts[column]);
+        for (int column = 0; column < COLUMNS; ++column)
+            if constexpr (WHOLE) store_all<T>(to + columns[column].offset, sums[column][0]);
+            else store_where(to + columns[column].offset, zero_unless<T>(columns[column].pixels[K / 2], sums[column][0]),
+                        columns[column].inside);
     }
 
     HAMLET_INLINE void roll(Vector<T> start) {
@@ -59,85 +74,101 @@ struct RollingSums {
     }
 };
 
-template <class T, int K, int COLUMNS>
-HAMLET_INLINE void roll_down(const Plane<T>& plane, int64_t rows, int64_t first, int64_t dilation, int64_t vector,
-                             const Vector<T> (&filters)[K * K], Vector<T> start, const Target<T>& target) {
+// Going down, each loaded vector serves the K output rows that it reaches. `ahead`: elements to what is needed next.
+template <class T, class S, int K, int COLUMNS, bool WHOLE>
+HAMLET_INLINE void roll_down(const Columns<T>& walk, int64_t first, const S* from, S* to, int64_t ahead,
+                             const Vector<T>* all, Vector<T> start) {
     constexpr int R = K / 2;
-    const int64_t reach = dilation * plane.unit, pitch = dilation * plane.pitch();
-    const T* at = plane.row(first) + vector * LANES<T> - R * reach;
-    T* to[COLUMNS];
-    int64_t counts[COLUMNS];
-    for (int column = 0; column < COLUMNS; ++column) {
-        to[column] = target.at(first, vector + column);
-        counts[column] = target.count(vector + column);
-    }
-    const int64_t down = dilation * target.row();
+    const int64_t rows = walk.rows, pitch = walk.pitch, reach = walk.reach;
+    const Filters<T, K, COLUMNS> filters(all);
+    // A copy, for a store to the image could change what only a pointer leads to.
+    Column<T> body[COLUMNS];
+#pragma GCC unroll 2
+    for (int column = 0; column < COLUMNS; ++column) body[column] = walk.body[first + column];
+    const Column<T>* const last = &walk.last[first];
     RollingSums<T, K, COLUMNS> sums(start);
-    int64_t row = 0;
-    for (; row < std::min<int64_t>(R, rows); ++row, at += pitch) {
-        sums.add(at, reach, filters);
-        sums.roll(start);
-    }
-    for (; row < rows; ++row, at += pitch) {
-        sums.add(at, reach, filters);
-        sums.write(to, (row - R) * down, counts);
-        sums.roll(start);
-    }
-    for (; row < rows + R; ++row) {
-        if (row >= R) sums.write(to, (row - R) * down, counts);
-        sums.roll(start);
-    }
-}
-
-// Correlate a plane with its filters. Going down the rows that a dilation apart, each loaded vector serves the K output
-// rows that it reaches.
-template <class T, int K>
-inline void correlate(const Plane<T>& plane, int64_t height, int64_t dilation, const Vector<T> (&given)[K * K],
-                      Vector<T> start, const Target<T>& target) {
-    // Two columns at once hide the latency of the multiply-add where their sums and the filters fit the registers.
-    constexpr int COLUMNS = K * K + 2 * K + 2 <= VECTOR_REGISTERS ? 2 : 1;
-    Vector<T> filters[K * K];
-    for (int tap = 0; tap < K * K; ++tap) filters[tap] = given[tap];
-    for (int64_t first = 0; first < std::min(dilation, height); ++first) {
-        const int64_t rows = ceiling(height - first, dilation);
-        int64_t vector = 0;
-        for (; vector + COLUMNS <= plane.vectors; vector += COLUMNS)
-            roll_down<T, K, COLUMNS>(plane, rows, first, dilation, vector, filters, start, target);
-        for (; vector < plane.vectors; ++vector)
-            roll_down<T, K, 1>(plane, rows, first, dilation, vector, filters, start, target);
-    }
-}
-
-// Both gradients in one pass: what is loaded of the output's gradient, shifted by a tap, gives that tap's part of the
-// input's gradient and, times the input, of the tap's own. `filters` are turned round, `d_filters` are not.
-template <class T, int K>
-inline void correlate_backward(const Plane<T>& grad, const Plane<T>& input, const T* zeros, int64_t height,
-                               int64_t dilation, const Vector<T> (&given)[K * K], const Target<T>& target,
-                               Vector<T> (&d_filters)[K * K]) {
-    constexpr int R = K / 2;
-    const int64_t reach = dilation * grad.unit;
-    const Target<T> to = target;
-    Vector<T> filters[K * K], sums[K * K] = {};
-    for (int tap = 0; tap < K * K; ++tap) filters[tap] = given[tap];
-    for (int64_t y = 0; y < height; ++y) {
-        const T* rows[K];
-        for (int i = 0; i < K; ++i) {
-            const int64_t from = y + (i - R) * dilation;
-            rows[i] = (from >= 0 && from < height ? grad.row(from) : zeros) - R * reach;
-        }
-        for (int64_t vector = 0; vector < grad.vectors; ++vector) {
-            const Vector<T> pixels = in_register(load(input.row(y) + vector * LANES<T>));
-            Vector<T> d_pixels = {};
-#pragma GCC unroll 32
-            for (int tap = 0; tap < K * K; ++tap) {
-                const Vector<T> shifted = in_register(load(rows[tap / K] + (tap % K) * reach + vector * LANES<T>));
-                d_pixels += filters[tap] * shifted;
-                sums[tap] += pixels * shifted;
+    to -= R * pitch;
+    for (int64_t row = 0; row + 1 < rows; ++row, from += pitch, to += pitch) {
+        // Smaller filters have no instruction to spare.
+        if constexpr (K > 3)
+#pragma GCC unroll 2
+            for (int column = 0; column < COLUMNS; ++column) {
+                __builtin_prefetch(from + body[column].offset + ahead);
+                __builtin_prefetch(to + R * pitch + body[column].offset + ahead, 1);
             }
-            to.write(y, vector, d_pixels);
+        sums.template add<WHOLE>(from, reach, body, filters);
+        if (row >= R) sums.template write<WHOLE>(to, body);
+        sums.roll(start);
+    }
+    sums.template add<false>(from, reach, last, filters);
+    for (int64_t row = rows - 1; row < rows + R; ++row, to += pitch) {
+        if (row - R == rows - 1) sums.template write<false>(to, last);
+        else if (row >= R) sums.template write<WHOLE>(to, body);
+        sums.roll(start);
+    }
+}
+
+// Columns that go down together: one alone would wait for its own multiply-adds.
+constexpr int AT_ONCE = 2;
+
+// One plane, its last columns first: what they leave wrong in the next row, the first ones put right. `ahead`: elements to
+// the next plane.
+template <class T, class S, int K, int COLUMNS = AT_ONCE>
+inline void correlate_plane(const Columns<T>& walk, int64_t count, const S* from, S* to, int64_t ahead,
+                            const Vector<T>* filters, Vector<T> start) {
+    for (; count >= COLUMNS; count -= COLUMNS)
+        if (walk.body[count - 1].whole)
+            roll_down<T, S, K, COLUMNS, true>(walk, count - COLUMNS, from, to, ahead, filters, start);
+        else roll_down<T, S, K, COLUMNS, false>(walk, count - COLUMNS, from, to, ahead, filters, start);
+    if constexpr (COLUMNS > 1)
+        if (count > 0) correlate_plane<T, S, K, 1>(walk, count, from, to, ahead, filters, start);
+}
+
+// sums[y][x] += the pixels moved by a tap times the gradient of the output, for the taps x of [FIRST, FIRST + COUNT).
+template <class T, class S, int K, int FIRST, int COUNT>
+HAMLET_INLINE void weigh_down(const Columns<T>& walk, int64_t first, const S* input, const S* grad, Vector<T>* total) {
+    constexpr int R = K / 2;
+    const int64_t rows = walk.rows, pitch = walk.pitch;
+    const Column<T>*const body = &walk.body[first], *const last = &walk.last[first];
+    input += body->offset + (FIRST - R) * walk.reach;
+    grad += body->offset;
+    // Gradients of the rows from R above to R below the row of pixels at hand.
+    Vector<T> sums[K][COUNT], grads[K] = {};
+#pragma GCC unroll 8
+    for (int y = 0; y < K; ++y)
+#pragma GCC unroll 8
+        for (int x = 0; x < COUNT; ++x) sums[y][x] = total[y * K + FIRST + x];
+    const auto next = [&](int64_t row) {
+        return row < rows ? load_where(grad + row * pitch, (row + 1 < rows ? body : last)->pixels[R]) : Vector<T>{};
+    };
+#pragma GCC unroll 8
+    for (int row = 0; row < R; ++row) grads[R + 1 + row] = next(row);
+    for (int64_t row = 0; row < rows; ++row, input += pitch) {
+        const Column<T>* column = row + 1 < rows ? body : last;
+#pragma GCC unroll 8
+        for (int i = 0; i + 1 < K; ++i) grads[i] = grads[i + 1];
+        grads[K - 1] = next(row + R);
+#pragma GCC unroll 8
+        for (int x = 0; x < COUNT; ++x) {
+            const Vector<T> pixels = in_register(load_where(input + x * walk.reach, column->pixels[FIRST + x]));
+#pragma GCC unroll 8
+            for (int y = 0; y < K; ++y) sums[y][x] += pixels * grads[K - 1 - y];
         }
     }
-    for (int tap = 0; tap < K * K; ++tap) d_filters[K * K - 1 - tap] = sums[tap];
+#pragma GCC unroll 8
+    for (int y = 0; y < K; ++y)
+#pragma GCC unroll 8
+        for (int x = 0; x < COUNT; ++x) total[y * K + FIRST + x] = sums[y][x];
+}
+
+template <class T, class S>
+HAMLET_INLINE Vector<T> sum_down(const Columns<T>& walk, int64_t first, const S* grad) {
+    Vector<T> total = {};
+    for (int64_t row = 0; row < walk.rows; ++row) {
+        const Column<T>& column = row + 1 < walk.rows ? walk.body[first] : walk.last[first];
+        total += load_where(grad + row * walk.pitch + column.offset, column.pixels[walk.middle]);
+    }
+    return total;
 }
 
 }  // namespace hamlet::HAMLET_ISA

@@ -1,106 +1,123 @@
-// Products of a group with several channels, any odd kernel: planes of the group's channels against registers of sums.
+// Products of a group of several channels, any odd kernel, any stride: flat grids against registers of sums.
 #pragma once
 
-#include "planes.h"
+#include "phases.h"
 
 namespace hamlet::HAMLET_ISA {
 
-// A group's filters, [from][tap][to] so that the sums of several channels read them side by side.
+// A group's filters, [from][tap][to], so that the sums of several channels find theirs side by side.
 template <class T>
-struct Filters {
+struct GroupFilters {
     const T* data;
-    int64_t from, to;          // channels
-    int height, width;         // of the kernel
-    int64_t dilation;
+    int64_t from, to, taps;  // channels; taps of the kernel
 
-    const T* at(int64_t channel, int tap) const { return data + (channel * height * width + tap) * to; }
+    const T* at(int64_t channel, int64_t tap) const { return data + (channel * taps + tap) * to; }
 };
 
+// The filters of `outputs` on `inputs` channels, or, transposed, those that give the input's gradient. The residual is one
+// more of the middle tap.
 template <class T>
-inline int64_t filter_offset(const Convolution& c, int64_t sample, int64_t output, int64_t input) {
-    return sample * c.weight.stride[0] + output * c.weight.stride[1] + input * c.weight.stride[2];
-}
-
-// The filters of outputs [first, first + count) on `inputs` channels; turned round and with the roles of the channels
-// exchanged they give the input's gradient. The residual is one more of the middle tap.
-template <class T>
-inline Filters<T> read_filters(const Convolution& c, int64_t sample, int64_t first, int64_t outputs, int64_t inputs,
-                               int64_t dilation, bool transposed, Buffer<T>& buffer) {
-    const int height = int(c.weight.size[3]), width = int(c.weight.size[4]), taps = height * width;
-    T* to = buffer.room(outputs * inputs * taps);
+inline GroupFilters<T> read_group(const Convolution& c, int64_t sample, int64_t first, int64_t outputs, int64_t inputs,
+                                  bool transposed) {
+    static thread_local Buffer<T> read, arranged;
+    const int64_t taps = c.weight.size[3] * c.weight.size[4], count = outputs * inputs * taps;
+    T *from = read.room(count), *to = arranged.room(count);
+    read_row(c.weight, sample * c.weight.stride[0] + first * c.weight.stride[1], from, count);
     for (int64_t o = 0; o < outputs; ++o)
         for (int64_t i = 0; i < inputs; ++i)
-            for (int tap = 0; tap < taps; ++tap) {
-                T value = read_one<T>(c.weight, filter_offset<T>(c, sample, first + o, i) + tap);
-                if (c.residual && o == i && tap == taps / 2) value += 1;
-                if (transposed) to[(o * taps + taps - 1 - tap) * inputs + i] = value;
-                else to[(i * taps + tap) * outputs + o] = value;
+            for (int64_t tap = 0; tap < taps; ++tap, ++from) {
+                const T value = *from + (c.residual && o == i && tap == taps / 2 ? T(1) : T(0));
+                to[transposed ? (o * taps + tap) * inputs + i : (i * taps + tap) * outputs + o] = value;
             }
-    return {to, transposed ? outputs : inputs, transposed ? inputs : outputs, height, width, dilation};
+    return {to, transposed ? outputs : inputs, transposed ? inputs : outputs, taps};
 }
 
-template <class T, int OUTPUTS>
-HAMLET_INLINE void correlate_row(const Plane<T>* planes, const Filters<T>& filters, int64_t height, int64_t y,
-                                 int64_t vector, int64_t first, const T* start, Vector<T> (&sums)[OUTPUTS]) {
-    for (int o = 0; o < OUTPUTS; ++o) sums[o] = broadcast(start ? start[first + o] : T(0));
-    for (int64_t channel = 0; channel < filters.from; ++channel) {
-        const Plane<T>& plane = planes[channel];
-        const int64_t reach = filters.dilation * plane.unit;
-        for (int i = 0; i < filters.height; ++i) {
-            const int64_t from = y + (i - filters.height / 2) * filters.dilation;
-            if (from < 0 || from >= height) continue;
-            const T* at = plane.row(from) + vector * LANES<T> - filters.width / 2 * reach;
-            const T* weight = filters.at(channel, i * filters.width) + first;
-            for (int j = 0; j < filters.width; ++j, at += reach, weight += filters.to) {
-                const Vector<T> pixels = in_register(load(at));
+// sums[o][spot] of OUTPUTS channels from `first` and SPOTS vectors from `spot`, written to the targets.
+template <class T, class S, class R, int OUTPUTS, int SPOTS>
+HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
+                                   const Grids<S>& sources, const Grids<R>& targets, int64_t spot, int64_t first) {
+    Vector<T> sums[OUTPUTS][SPOTS];
 #pragma GCC unroll 8
-                for (int o = 0; o < OUTPUTS; ++o) sums[o] += broadcast(weight[o]) * pixels;
+    for (int o = 0; o < OUTPUTS; ++o)
+#pragma GCC unroll 8
+        for (int i = 0; i < SPOTS; ++i) sums[o][i] = broadcast(start ? start[first + o] : T(0));
+    const auto *const begin = stencil.taps.data(), *const end = begin + stencil.taps.size();
+    for (int64_t channel = 0; channel < filters.from; ++channel) {
+        const S* from = sources.of(channel) + spot * LANES<T>;
+        const T* weights = filters.at(channel, 0) + first;
+        const Mask<T>* masks = stencil.sources(0) + spot;
+        for (const auto* tap = begin; tap != end; ++tap, masks += stencil.spots) {
+            const S* at = from + tap->offset;
+            const T* weight = weights + tap->index * filters.to;
+            Vector<T> pixels[SPOTS];
+#pragma GCC unroll 8
+            for (int i = 0; i < SPOTS; ++i) pixels[i] = in_register(load_where(at + i * LANES<T>, masks[i]));
+#pragma GCC unroll 8
+            for (int o = 0; o < OUTPUTS; ++o) {
+                const Vector<T> factor = in_register(broadcast(weight[o]));
+#pragma GCC unroll 8
+                for (int i = 0; i < SPOTS; ++i) sums[o][i] += factor * pixels[i];
             }
         }
     }
+#pragma GCC unroll 8
+    for (int o = 0; o < OUTPUTS; ++o) {
+        R* to = targets.of(first + o) + spot * LANES<T>;
+#pragma GCC unroll 8
+        for (int i = 0; i < SPOTS; ++i)
+            store_where(to + i * LANES<T>, zero_unless<T>(stencil.target(spot + i), sums[o][i]), stencil.inside(spot + i));
+    }
 }
 
-// Correlate the planes with the filters and hand every `stride`-th row to the target of its output channel.
-template <class T>
-inline void correlate(const Plane<T>* planes, const Filters<T>& filters, int64_t height, int64_t stride, const T* start,
-                      const Target<T>* targets) {
-    constexpr int MOST = 8;
-    for (int64_t y = 0; y < height; y += stride)
-        for (int64_t vector = 0; vector < planes[0].vectors; ++vector) {
-            int64_t first = 0;
-            for (; first + MOST <= filters.to; first += MOST) {
-                Vector<T> sums[MOST];
-                correlate_row<T, MOST>(planes, filters, height, y, vector, first, start, sums);
-                for (int o = 0; o < MOST; ++o) targets[first + o].write(y / stride, vector, sums[o]);
-            }
-            for (; first < filters.to; ++first) {
-                Vector<T> sums[1];
-                correlate_row<T, 1>(planes, filters, height, y, vector, first, start, sums);
-                targets[first].write(y / stride, vector, sums[0]);
-            }
-        }
+template <class T, class S, class R, int OUTPUTS, int SPOTS>
+inline void correlate_channels(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
+                               const Grids<S>& sources, const Grids<R>& targets, int64_t first) {
+    int64_t spot = 0;
+    for (; spot + SPOTS <= stencil.spots; spot += SPOTS)
+        correlate_spots<T, S, R, OUTPUTS, SPOTS>(stencil, filters, start, sources, targets, spot, first);
+    for (; spot < stencil.spots; ++spot)
+        correlate_spots<T, S, R, OUTPUTS, 1>(stencil, filters, start, sources, targets, spot, first);
 }
 
-// sums[o][i] = sum over pixels of grads[o] * inputs[i] moved by a tap.
-template <class T, int OUTPUTS, int INPUTS>
-HAMLET_INLINE void pair_up(const Plane<T>* grads, const Plane<T>* inputs, int64_t height, int64_t down, int64_t right,
-                           T (&sums)[OUTPUTS][INPUTS]) {
-    Vector<T> totals[OUTPUTS][INPUTS] = {};
-    const int64_t begin = std::max<int64_t>(0, -down), end = std::min(height, height - down);
-    for (int64_t y = begin; y < end; ++y)
-        for (int64_t vector = 0; vector < grads[0].vectors; ++vector) {
-            Vector<T> pixels[INPUTS];
+template <class T, class S, class R>
+inline void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<S>& sources,
+                      const Grids<R>& targets) {
+    constexpr int MOST = VECTOR_REGISTERS == 32 ? 8 : 4;
+    int64_t first = 0;
+    for (; first + MOST <= filters.to; first += MOST)
+        correlate_channels<T, S, R, MOST, 3>(stencil, filters, start, sources, targets, first);
+    for (; first < filters.to; ++first)
+        correlate_channels<T, S, R, 1, 6>(stencil, filters, start, sources, targets, first);
+}
+
+// The gradients of one tap's filters, OUTPUTS x INPUTS of them: as many as a vector has lanes, which are summed together.
+template <class T, class S, class R, int OUTPUTS, int INPUTS>
+HAMLET_INLINE void pair_up(const Stencil<T>& stencil, int64_t tap, const Grids<S>& inputs, const Grids<R>& grads,
+                           int64_t input, int64_t output, T (&result)[OUTPUTS * INPUTS]) {
+    Vector<T> sums[OUTPUTS * INPUTS] = {};
+    const int64_t offset = stencil.taps[tap].offset;
+    const Mask<T>* masks = stencil.sources(tap);
+    for (int64_t spot = 0; spot < stencil.spots; ++spot) {
+        const Mask<T> source = masks[spot], target = stencil.target(spot);
+        Vector<T> pixels[INPUTS];
 #pragma GCC unroll 4
-            for (int i = 0; i < INPUTS; ++i) pixels[i] = in_register(load(inputs[i].row(y + down) + vector * LANES<T> + right));
+        for (int i = 0; i < INPUTS; ++i)
+            pixels[i] = in_register(load_where(inputs.of(input + i) + offset + spot * LANES<T>, source));
 #pragma GCC unroll 4
-            for (int o = 0; o < OUTPUTS; ++o) {
-                const Vector<T> grad = in_register(load(grads[o].row(y) + vector * LANES<T>));
+        for (int o = 0; o < OUTPUTS; ++o) {
+            const Vector<T> grad = in_register(load_where(grads.of(output + o) + spot * LANES<T>, target));
 #pragma GCC unroll 4
-                for (int i = 0; i < INPUTS; ++i) totals[o][i] += grad * pixels[i];
-            }
+            for (int i = 0; i < INPUTS; ++i) sums[o * INPUTS + i] += grad * pixels[i];
         }
-    for (int o = 0; o < OUTPUTS; ++o)
-        for (int i = 0; i < INPUTS; ++i) sums[o][i] = sum<T>(totals[o][i]);
+    }
+    if constexpr (OUTPUTS * INPUTS == LANES<T>) {
+        transpose_square<T>(sums);
+        Vector<T> total = sums[0];
+        for (int i = 1; i < LANES<T>; ++i) total += sums[i];
+        store(result, total);
+    } else {
+        for (int i = 0; i < OUTPUTS * INPUTS; ++i) result[i] = sum<T>(sums[i]);
+    }
 }
 
 }  // namespace hamlet::HAMLET_ISA

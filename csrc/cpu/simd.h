@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -56,49 +57,96 @@ HAMLET_INLINE void store(T* to, Vector<T> vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
+// Which lanes take part: a mask register, or where there is none a vector of ones and zeros.
 #if defined(__AVX512F__)
-HAMLET_INLINE unsigned first_lanes(int64_t count, int lanes) {
-    const unsigned every = unsigned((1ull << lanes) - 1);
-    return count >= lanes ? every : every & ((1u << count) - 1);
-}
-#elif defined(__AVX2__)
 template <class T>
-HAMLET_INLINE __m256i first_lanes(int64_t count) {
-    if constexpr (sizeof(T) == 4)
-        return _mm256_cmpgt_epi32(_mm256_set1_epi32(count < 8 ? int(count) : 8), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-    else return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+using Mask = std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8>;
+
+template <class T>
+HAMLET_INLINE Mask<T> mask_of(uint32_t bits) {
+    return Mask<T>(bits);
+}
+template <class T>
+HAMLET_INLINE Mask<T> first_lanes(int64_t count) {
+    const uint32_t every = (1u << LANES<T>) - 1;
+    return Mask<T>(count >= LANES<T> ? every : every & ((1u << count) - 1));
+}
+#else
+template <class T>
+using Mask = Vector<Integer<T>>;
+
+template <class T>
+HAMLET_INLINE Mask<T> mask_of(uint32_t bits) {
+    Mask<T> mask;
+    for (int lane = 0; lane < LANES<T>; ++lane) mask[lane] = -Integer<T>((bits >> lane) & 1);
+    return mask;
+}
+template <class T>
+HAMLET_INLINE Mask<T> first_lanes(int64_t count) {
+    Mask<T> index;
+    for (int lane = 0; lane < LANES<T>; ++lane) index[lane] = lane;
+    return index < Integer<T>(count < LANES<T> ? count : LANES<T>);
+}
+template <class T>
+HAMLET_INLINE bool every(Mask<T> mask) {
+    Integer<T> all = -1;
+    for (int lane = 0; lane < LANES<T>; ++lane) all &= mask[lane];
+    return all != 0;
 }
 #endif
 
-// The first `count` elements, zeros in the other lanes; nothing beyond them is touched.
-template <class T>
-HAMLET_INLINE Vector<T> load_first(const T* from, int64_t count) {
+// The lanes of the mask, zeros in the others; the elements of those are not touched.
+template <std::floating_point T>
+HAMLET_INLINE Vector<T> load_where(const T* from, Mask<T> mask) {
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) return _mm512_maskz_loadu_ps(__mmask16(first_lanes(count, 16)), from);
-    else return _mm512_maskz_loadu_pd(__mmask8(first_lanes(count, 8)), from);
+    if constexpr (sizeof(T) == 4) return _mm512_maskz_loadu_ps(mask, from);
+    else return _mm512_maskz_loadu_pd(mask, from);
 #elif defined(__AVX2__)
-    if constexpr (sizeof(T) == 4) return _mm256_maskload_ps(from, first_lanes<T>(count));
-    else return _mm256_maskload_pd(from, first_lanes<T>(count));
+    if constexpr (sizeof(T) == 4) return _mm256_maskload_ps(from, (__m256i)mask);
+    else return _mm256_maskload_pd(from, (__m256i)mask);
 #else
-    if (count >= LANES<T>) return load(from);
+    if (every<T>(mask)) return load(from);
     Vector<T> vector = {};
-    for (int64_t lane = 0; lane < count; ++lane) vector[lane] = from[lane];
+    for (int lane = 0; lane < LANES<T>; ++lane)
+        if (mask[lane]) vector[lane] = from[lane];
     return vector;
 #endif
 }
 
+template <std::floating_point T>
+HAMLET_INLINE void store_where(T* to, Vector<T> vector, Mask<T> mask) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, mask, vector);
+    else _mm512_mask_storeu_pd(to, mask, vector);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) _mm256_maskstore_ps(to, (__m256i)mask, vector);
+    else _mm256_maskstore_pd(to, (__m256i)mask, vector);
+#else
+    if (every<T>(mask)) return store(to, vector);
+    for (int lane = 0; lane < LANES<T>; ++lane)
+        if (mask[lane]) to[lane] = vector[lane];
+#endif
+}
+
+template <class T>
+HAMLET_INLINE Vector<T> zero_unless(Mask<T> mask, Vector<T> vector) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_maskz_mov_ps(mask, vector);
+    else return _mm512_maskz_mov_pd(mask, vector);
+#else
+    return (Vector<T>)((Mask<T>)vector & mask);
+#endif
+}
+
+// The first `count` elements, zeros in the other lanes; nothing beyond them is touched.
+template <class T>
+HAMLET_INLINE Vector<T> load_first(const T* from, int64_t count) {
+    return load_where<T>(from, first_lanes<T>(count));
+}
+
 template <class T>
 HAMLET_INLINE void store_first(T* to, Vector<T> vector, int64_t count) {
-#if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, __mmask16(first_lanes(count, 16)), vector);
-    else _mm512_mask_storeu_pd(to, __mmask8(first_lanes(count, 8)), vector);
-#elif defined(__AVX2__)
-    if constexpr (sizeof(T) == 4) _mm256_maskstore_ps(to, first_lanes<T>(count), vector);
-    else _mm256_maskstore_pd(to, first_lanes<T>(count), vector);
-#else
-    if (count >= LANES<T>) return store(to, vector);
-    for (int64_t lane = 0; lane < count; ++lane) to[lane] = vector[lane];
-#endif
+    store_where<T>(to, vector, first_lanes<T>(count));
 }
 
 template <class T>
@@ -237,11 +285,19 @@ HAMLET_INLINE Vector<T> exp2_of_negative(Vector<T> x) {
 #endif
 }
 
+namespace detail {
+
+template <class T, int DISTANCE, int... I>
+HAMLET_INLINE T sum_of_lanes(Vector<T> a, std::integer_sequence<int, I...> lanes) {
+    if constexpr (DISTANCE == 0) return a[0];
+    else return sum_of_lanes<T, DISTANCE / 2>(a + __builtin_shufflevector(a, a, (I ^ DISTANCE)...), lanes);
+}
+
+}  // namespace detail
+
 template <class T>
 HAMLET_INLINE T sum(Vector<T> a) {
-    T total = 0;
-    for (int lane = 0; lane < LANES<T>; ++lane) total += a[lane];
-    return total;
+    return detail::sum_of_lanes<T, LANES<T> / 2>(a, std::make_integer_sequence<int, LANES<T>>());
 }
 
 // Natural logarithm of normal positive numbers.
