@@ -56,7 +56,7 @@ def measure(benchmark, group, case, full, peers=tuple(PEERS), backward=False):
         comparison,
         contenders,
         lambda: runner(loop(case), [tensor.double() for tensor in tensors])(),
-        rounds=5 if full else 1,
+        rounds=15 if full else 1,
         tolerance=TOLERANCE[case.dtype],
         yardsticks=yardsticks,
     )
