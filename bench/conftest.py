@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from bench import harness, table
 
@@ -16,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="measure at full size, compiled peers included; without it bench/ is a quick check that everything runs",
     )
+    parser.addoption("--tables", type=Path, metavar="FILE", help="write the tables of --benchmark to FILE too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +43,16 @@ def stance(full: bool) -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    if threads == 1:
+        pytest.skip("torch has one thread in every case")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def shown(request: pytest.FixtureRequest) -> list[harness.Comparison]:
     """Comparisons put here are in the table at the end."""
     return request.config.stash[_comparisons]
@@ -48,4 +61,8 @@ def shown(request: pytest.FixtureRequest) -> list[harness.Comparison]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     comparisons = config.stash.get(_comparisons, [])
     if comparisons and config.getoption("--benchmark"):
-        table.show(comparisons, harness.machine())
+        machine = harness.machine()
+        table.show(comparisons, machine)
+        if path := config.getoption("--tables"):
+            with path.open("w", encoding="utf-8") as file:
+                table.show(comparisons, machine, Console(width=table.WIDTH, file=file))

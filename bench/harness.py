@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Run = Callable[[], Any]
+Measure = Callable[[], float]
 HAMLET = "HAMLET"
 BEATEN, ROUNDS_OF_THE_BEATEN = 5, 3
 """A peer this many times slower than another is timed in so many rounds only: it can no longer be the strongest."""
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+"""Relative error of a whole tensor that is still right."""
 
 
 @dataclass
@@ -36,16 +40,26 @@ class Outcome:
         ordered = sorted(self.seconds)
         return ordered[round(share * (len(ordered) - 1))]
 
+    def plain(self) -> dict[str, Any]:
+        if not self.seconds:
+            return {"problem": self.problem}
+        times = {"median": self.median, "p20": self.quantile(0.2), "p80": self.quantile(0.8)}
+        return {**times, "rounds": len(self.seconds)}
+
 
 @dataclass
 class Comparison:
-    """One case: its title, the arithmetic and the bytes that it cannot do without, and its contenders."""
+    """One case: its title, the arithmetic and the bytes that it cannot do without, its contenders and its yardsticks.
+
+    A yardstick is timed as the contenders are, and does not compete: it is what their times are a share of.
+    """
 
     group: str
     title: str
     operations: float
     bytes: float
     outcomes: list[Outcome] = field(default_factory=list)
+    yardsticks: list[Outcome] = field(default_factory=list)
 
     @property
     def timed(self) -> list[Outcome]:
@@ -63,17 +77,8 @@ class Comparison:
             "title": self.title,
             "operations": self.operations,
             "bytes": self.bytes,
-            "contenders": {
-                outcome.name: {"problem": outcome.problem}
-                if outcome.problem
-                else {
-                    "median": outcome.median,
-                    "p20": outcome.quantile(0.2),
-                    "p80": outcome.quantile(0.8),
-                    "rounds": len(outcome.seconds),
-                }
-                for outcome in self.outcomes
-            },
+            "contenders": {outcome.name: outcome.plain() for outcome in self.outcomes},
+            "yardsticks": {yardstick.name: yardstick.plain() for yardstick in self.yardsticks},
         }
 
 
@@ -85,6 +90,7 @@ def compare(
     *,
     rounds: int,
     tolerance: float,
+    yardsticks: Mapping[str, Measure] = MappingProxyType({}),
 ) -> Comparison:
     """Check every contender's numbers, then time those that are right.
 
@@ -96,6 +102,7 @@ def compare(
         contenders: each makes what it needs and returns what is timed, which returns the tensors to check.
         expected: the right tensors, in float64.
         tolerance: relative error of the whole tensor that is still right.
+        yardsticks: each returns the seconds of one round; the table knows a name by its first word.
     """
     right = expected()
     runs: dict[str, Run] = {}
@@ -123,16 +130,17 @@ def compare(
     def time_others() -> None:
         for name in others:
             if name in runs and not beaten(name):
-                begin = time.perf_counter()
-                runs[name]()
-                timed[name].seconds.append(time.perf_counter() - begin)
+                timed[name].seconds.append(seconds(runs[name]))
+        for yardstick in comparison.yardsticks:
+            yardstick.seconds.append(yardsticks[yardstick.name]())
 
     if first in runs:
+        comparison.yardsticks = [Outcome(name) for name in yardsticks]
         benchmark.group = comparison.group
         benchmark.pedantic(runs[first], setup=time_others, rounds=rounds, warmup_rounds=1)
-        for name in others:
+        for outcome in (*(timed[name] for name in others), *comparison.yardsticks):
             # The first of each belongs to the warm-up round.
-            del timed[name].seconds[:1]
+            del outcome.seconds[:1]
         timed[first].seconds = list(benchmark.stats.stats.data)
     benchmark.extra_info.update(comparison.plain())
     return comparison
@@ -143,6 +151,12 @@ def _relative_error(got: Tensor, want: Tensor) -> float:
         return float("inf")
     error = (got.double() - want).norm() / want.norm().clamp(min=1e-30)
     return float(error) if error == error else float("inf")
+
+
+def seconds(run: Run) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
 
 
 def forward(function: Callable[..., Tensor], tensors: list[Tensor]) -> Run:

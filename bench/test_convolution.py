@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from bench.harness import Comparison, compare, forward, forward_backward
-from bench.peers.convolution import PEERS, Case, loop
+from bench.harness import TOLERANCE, Comparison, compare, forward, forward_backward
+from bench.peers.convolution import PEERS, STRONGEST, Case, loop
+from bench.yardsticks import COPY, PEAK, copy, peak
 from hamlet.ops import available_backends, dynamic_conv2d
 
 FULL = {
@@ -17,44 +20,62 @@ FULL = {
     "5x5": Case(8, 256, 28, kernel=5),
     "grouped": Case(8, 256, 28, per_group=8),
 }
-SMALL = {
-    name: Case(2, 32, 9, case.kernel, case.per_group, channels_last=case.channels_last) for name, case in FULL.items()
-}
+RARER = {"stride 2": Case(8, 256, 28, stride=2), "bfloat16": Case(8, 256, 28, dtype=torch.bfloat16)}
 
 
-@pytest.mark.parametrize("name", FULL)
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward+backward"])
-def test_convolution(name, backward, full, shown, benchmark):
-    case = (FULL if full else SMALL)[name]
-    tensors = case.tensors()
-    incoming = torch.randn_like(tensors[0])
+def sized(case, full):
+    return case if full else dataclasses.replace(case, batch=2, channels=32, side=9)
+
+
+def measure(benchmark, group, case, full, peers=tuple(PEERS), backward=False):
+    tensors, incoming = case.tensors(), case.images(case.out_side)
 
     def runner(function, inputs=tensors):
         return forward_backward(function, inputs, incoming) if backward else forward(function, inputs)
 
-    def ours(backend=None):
-        return lambda: runner(
-            lambda *given: dynamic_conv2d(*given, dilation=case.dilations, groups=case.groups, backend=backend)
-        )
+    settings = {"dilation": case.dilations, "groups": case.groups, "stride": case.stride}
 
-    backends = available_backends("dynamic_conv2d", *tensors, dilation=case.dilations, groups=case.groups)
+    def ours(backend=None):
+        return lambda: runner(lambda *given: dynamic_conv2d(*given, **settings, backend=backend))
+
+    backends = available_backends("dynamic_conv2d", *tensors, **settings)
     contenders = {f"HAMLET ({backends[0]})": ours()}
     contenders |= {f"HAMLET ({backend})": ours(backend) for backend in backends[1:]}
-    contenders |= {peer: lambda make=make: runner(make(case)) for peer, make in PEERS.items()}
+    contenders |= {peer: lambda make=PEERS[peer]: runner(make(case)) for peer in peers}
     comparison = Comparison(
-        f"convolution {'forward + backward' if backward else 'forward'}",
+        f"convolution {group}",
         str(case),
         operations=case.operations() * (3 if backward else 1),
-        bytes=2 * tensors[0].nbytes * (2 if backward else 1) + tensors[1].nbytes,
+        bytes=(tensors[0].nbytes + incoming.nbytes) * (2 if backward else 1) + tensors[1].nbytes,
     )
+    yardsticks = {} if backward else {COPY: copy(tensors[0])}
+    if case.per_group > 1:
+        yardsticks[PEAK] = peak(comparison.operations)
     compare(
         benchmark,
         comparison,
         contenders,
         lambda: runner(loop(case), [tensor.double() for tensor in tensors])(),
-        rounds=5 if full else 1,
-        tolerance=1e-5,
+        rounds=15 if full else 1,
+        tolerance=TOLERANCE[case.dtype],
+        yardsticks=yardsticks,
     )
-    shown.append(comparison)
-    assert comparison.outcomes[0].problem is None
     assert not [outcome for outcome in comparison.outcomes if outcome.problem]
+    return comparison
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward+backward"])
+def test_convolution(name, backward, full, shown, benchmark):
+    group = "forward + backward" if backward else "forward"
+    shown.append(measure(benchmark, group, sized(FULL[name], full), full, backward=backward))
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_one_thread(name, full, shown, benchmark, one_thread):
+    shown.append(measure(benchmark, "forward, 1 thread", sized(FULL[name], full), full, STRONGEST))
+
+
+@pytest.mark.parametrize("name", RARER)
+def test_rarer_forms(name, full, shown, benchmark):
+    shown.append(measure(benchmark, "forward", sized(RARER[name], full), full, STRONGEST))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.harness import Comparison, compare, forward, forward_backward
-from bench.peers.attention import PEERS, Case
+from bench.harness import TOLERANCE, Comparison, compare, forward, forward_backward
+from bench.peers.attention import PEERS, STRONGEST, Case
+from bench.yardsticks import PEAK, peak
 from hamlet.ops import available_backends, cross_scale_attention, pyramid_attention
 
 FULL = {"sides": (28, 14, 7), "batch": 8, "heads": 8, "channels": 32}
@@ -17,7 +18,6 @@ SMALL = {"sides": (8, 4, 2), "batch": 2, "heads": 2, "channels": 16}
 IMAGE = 224
 WINDOW = 48.0
 """Half-width of the windows in pixels of an image of 224 x 224, as the model has it."""
-COMPARED = ("SDPA + log-mask", "compiled gather", "compiled 7x7 blocks")
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -67,7 +67,7 @@ def test_pyramid(backward, full, shown, benchmark):
     contenders["HAMLET, pair by pair"] = lambda: runner(
         sum_of_pairs([[lambda *given, case=case: one_by_one(*given, case) for case in row] for row in cases])
     )
-    contenders |= {f"{name}, pair by pair": lambda name=name: runner(peer(PEERS[name])) for name in COMPARED}
+    contenders |= {f"{name}, pair by pair": lambda name=name: runner(peer(PEERS[name])) for name in STRONGEST}
     pairs = sum(case.pairs() for row in cases for case in row)
     comparison = Comparison(
         f"pyramid {'forward + backward' if backward else 'forward'}",
@@ -81,7 +81,8 @@ def test_pyramid(backward, full, shown, benchmark):
         contenders,
         lambda: runner(peer(PEERS["dense logits + mask"], torch.float64), [tensor.double() for tensor in tensors])(),
         rounds=5 if full else 1,
-        tolerance=1e-5,
+        tolerance=TOLERANCE[torch.float32],
+        yardsticks={PEAK: peak(comparison.operations)},
     )
     shown.append(comparison)
     assert not [outcome for outcome in comparison.outcomes if outcome.problem]

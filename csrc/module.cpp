@@ -71,6 +71,11 @@ void run_convolution(py::handle input, py::handle weight, py::handle bias, py::h
     (kernels().*kernel)(convolution);
 }
 
+double multiply_adds(int threads, int64_t items) {
+    const py::gil_scoped_release unlocked;
+    return kernels().multiply_adds(threads, items);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -81,4 +86,5 @@ PYBIND11_MODULE(_native, module) {
     module.def("attention_backward", &run_attention<&Kernels::attention_backward>);
     module.def("convolution_forward", &run_convolution<&Kernels::convolution_forward>);
     module.def("convolution_backward", &run_convolution<&Kernels::convolution_backward>);
+    module.def("multiply_adds", &multiply_adds);
 }

@@ -1,7 +1,8 @@
-"""Cross-scale windowed attention as others would write it in PyTorch, one radius for all queries.
+"""Cross-scale windowed attention as others would write it in PyTorch.
 
-Every peer is made for a :class:`Case` and then takes (query, key, value), each (B, H, W, N, D); what does not depend on
-them (masks, indices) is made once, outside the timing.
+Every peer is made for a :class:`Case` and then takes (query, key, value), each (B, H, W, N, D), and, but for
+FlexAttention, a radius for each query and head, (B, H, W, N); without one the case's radius rules, and the mask is made
+once, outside the timing, as are the indices.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 7
+LEAST = 1e-30
+"""Weight of a pair outside the window: the logarithm of zero has no gradient."""
+STEPS = 1024
+"""To a key pixel, in drawn radii."""
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Square grids and the window, in key pixels."""
+    """Square grids and the largest window, in key pixels."""
 
     queries: int
     keys: int
@@ -43,20 +48,26 @@ class Case:
         centre = (torch.arange(self.queries, dtype=torch.float64) + 0.5) * self.keys / self.queries - 0.5
         return (torch.arange(self.keys) - centre[:, None]).abs()
 
-    def ramp(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Weights of pairs from distances (..., queries, keys) along each axis: (..., Q, Q', K, K')."""
-        distance = torch.maximum(rows[..., :, None, :, None], columns[..., None, :, None, :])
-        return ((self.radius + self.softness - distance) / self.softness).clamp(0, 1)
+    def radii(self, low: float, high: float) -> Tensor:
+        """A radius for each query and head, drawn between two shares of the way from 0.5 to the largest.
 
-    def ramp_of_windows(self, distance: Tensor) -> Tensor:
-        """Weights of each query's own window, from its distances (queries, w) along an axis: (Q, Q, w * w)."""
-        square = torch.maximum(distance[:, None, :, None], distance[None, :, None, :]).flatten(2)
-        return ((self.radius + self.softness - square) / self.softness).clamp(0, 1)
+        Half-way between the steps, so that no rounding decides which keys a window has.
+        """
+        shape = (self.batch, self.queries, self.queries, self.heads)
+        drawn = 0.5 + (low + (high - low) * torch.rand(shape)) * (self.radius - 0.5)
+        return ((drawn * STEPS).floor().clamp(max=self.radius * STEPS - 1) + 0.5) / STEPS
 
-    def pairs(self) -> int:
+    def log_ramp(self, distance: Tensor, radius: float | Tensor) -> Tensor:
+        return ((radius + self.softness - distance) / self.softness).clamp(LEAST, 1).log()
+
+    def pairs(self, radius: Tensor | None = None) -> int:
         """Pairs of a query and a key of non-zero weight, over the batch and the heads."""
-        reached = int((self.axis() < self.radius + self.softness).sum())
-        return self.batch * self.heads * reached**2
+        axis = self.axis()
+        if radius is None:
+            return self.batch * self.heads * int((axis < self.radius + self.softness).sum()) ** 2
+        reach = radius[..., None] + self.softness
+        rows, columns = ((side < reach).sum(-1) for side in (axis[:, None, None], axis[:, None]))
+        return int((rows * columns).sum())
 
 
 def _heads_first(x: Tensor) -> Tensor:
@@ -67,50 +78,67 @@ def _grid(x: Tensor, side: int) -> Tensor:
     return x.unflatten(2, (side, side)).permute(0, 2, 3, 1, 4)
 
 
-def _log_mask(case: Case, dtype: torch.dtype) -> Tensor:
+def _distances(rows: Tensor, columns: Tensor) -> Tensor:
+    """Of pairs, from distances (..., queries, keys) along each axis: (..., Q, Q', K, K')."""
+    return torch.maximum(rows[..., :, None, :, None], columns[..., None, :, None, :])
+
+
+def _log_mask(
+    case: Case, dtype: torch.dtype, distance: Tensor, arrange: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor | None], Tensor]:
+    """What gives the logarithms of the weights; ``arrange`` puts (B, H, W, N, 1) beside ``distance``."""
+    fixed, near = case.log_ramp(distance, case.radius).to(dtype), distance.to(dtype)
+
+    def mask(radius: Tensor | None) -> Tensor:
+        return fixed if radius is None else case.log_ramp(near, arrange(radius[..., None]))
+
+    return mask
+
+
+def _dense_mask(case: Case, dtype: torch.dtype) -> Callable[[Tensor | None], Tensor]:
     axis = case.axis()
-    return case.ramp(axis, axis).flatten(2, 3).flatten(0, 1).log().to(dtype)
+    return _log_mask(case, dtype, _distances(axis, axis).flatten(2, 3).flatten(0, 1), _heads_first)
 
 
 def dense(case: Case, dtype: torch.dtype) -> Attend:
-    mask = _log_mask(case, dtype)
+    mask = _dense_mask(case, dtype)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None = None) -> Tensor:
         q, k, v = map(_heads_first, (query, key, value))
-        return _grid(torch.softmax(q @ k.mT * case.channels**-0.5 + mask, -1) @ v, case.queries)
+        return _grid(torch.softmax(q @ k.mT * case.channels**-0.5 + mask(radius), -1) @ v, case.queries)
 
     return attend
 
 
 def sdpa(case: Case, dtype: torch.dtype) -> Attend:
-    mask = _log_mask(case, dtype)
+    mask = _dense_mask(case, dtype)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return _grid(
-            F.scaled_dot_product_attention(*map(_heads_first, (query, key, value)), attn_mask=mask), case.queries
-        )
+    def attend(query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None = None) -> Tensor:
+        q, k, v = map(_heads_first, (query, key, value))
+        return _grid(F.scaled_dot_product_attention(q, k, v, attn_mask=mask(radius)), case.queries)
 
     return attend
 
 
 def _window(case: Case) -> tuple[Tensor, Tensor]:
-    """The nearest keys of each query of one axis, as many as any query reaches, and their distances: (queries, w)."""
+    """The keys of each query's window, as many as the largest has, and their distances: (Q, Q, w * w)."""
     axis = case.axis()
     reach = case.radius + case.softness
     width = min(case.keys, int((axis < reach).sum(1).max()))
     nearest = axis.argsort(1)[:, :width].sort(1).values
-    return nearest, axis.gather(1, nearest)
+    near = axis.gather(1, nearest)
+    flat = nearest[:, None, :, None] * case.keys + nearest[None, :, None, :]
+    return flat.flatten(2), _distances(near, near).flatten(2)
 
 
 def gather(case: Case, dtype: torch.dtype) -> Attend:
     """The window of every query gathered, then multiplied and summed."""
-    index, distance = _window(case)
-    mask = case.ramp_of_windows(distance).log().to(dtype)
-    flat = (index[:, None, :, None] * case.keys + index[None, :, None, :]).flatten(2)
+    flat, distance = _window(case)
+    mask = _log_mask(case, dtype, distance[:, :, None], lambda radius: radius)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None = None) -> Tensor:
         k, v = (x.flatten(1, 2)[:, flat] for x in (key, value))
-        logits = torch.einsum("bhwnd,bhwknd->bhwnk", query, k) * case.channels**-0.5 + mask[:, :, None]
+        logits = torch.einsum("bhwnd,bhwknd->bhwnk", query, k) * case.channels**-0.5 + mask(radius)
         return torch.einsum("bhwnk,bhwknd->bhwnd", logits.softmax(-1), v)
 
     return attend
@@ -118,13 +146,12 @@ def gather(case: Case, dtype: torch.dtype) -> Attend:
 
 def compiled_gather(case: Case, dtype: torch.dtype) -> Attend:
     """The same written as multiply-and-sum, which the compiler fuses so that no window is stored."""
-    index, distance = _window(case)
-    mask = case.ramp_of_windows(distance).log().to(dtype)
-    flat = (index[:, None, :, None] * case.keys + index[None, :, None, :]).flatten(2)
+    flat, distance = _window(case)
+    mask = _log_mask(case, dtype, distance[..., None], lambda radius: radius.transpose(3, 4))
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None = None) -> Tensor:
         k, v = (x.flatten(1, 2)[:, flat] for x in (key, value))
-        logits = (query[:, :, :, None] * k).sum(-1) * case.channels**-0.5 + mask[..., None]
+        logits = (query[:, :, :, None] * k).sum(-1) * case.channels**-0.5 + mask(radius)
         return (logits.softmax(3)[..., None] * v).sum(3)
 
     return torch.compile(attend, dynamic=False)
@@ -146,15 +173,19 @@ def compiled_blocks(case: Case, dtype: torch.dtype) -> Attend:
     index = first[:, None] + torch.arange(width)
     rows = F.pad(axis, (0, 0, 0, padded - case.queries)).unflatten(0, (blocks, BLOCK))
     rows = rows.gather(2, index[:, None].expand(-1, BLOCK, -1))
-    weights = case.ramp(rows[:, None], rows[None])
-    mask = weights.flatten(4, 5).flatten(2, 3).log().to(dtype)[None, :, :, None]
+    distance = _distances(rows[:, None], rows[None]).flatten(4, 5).flatten(2, 3)[None, :, :, None]
     outside = padded - case.queries
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q = F.pad(query, (0, 0, 0, 0, 0, outside, 0, outside)) if outside else query
-        q = q.unflatten(1, (blocks, BLOCK)).unflatten(3, (blocks, BLOCK)).permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
+    def blocked(x: Tensor) -> Tensor:
+        x = F.pad(x, (0, 0, 0, 0, 0, outside, 0, outside)) if outside else x
+        return x.unflatten(1, (blocks, BLOCK)).unflatten(3, (blocks, BLOCK)).permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
+
+    mask = _log_mask(case, dtype, distance, blocked)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None = None) -> Tensor:
+        q = blocked(query)
         k, v = (x[:, index][:, :, :, index].permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5) for x in (key, value))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask(radius))
         out = out.unflatten(4, (BLOCK, BLOCK)).permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
         return out[:, : case.queries, : case.queries]
 
@@ -197,3 +228,4 @@ PEERS: dict[str, Callable[[Case, torch.dtype], Attend]] = {
     "compiled 7x7 blocks": compiled_blocks,
     "compiled FlexAttention": flex,
 }
+STRONGEST = ("SDPA + log-mask", "compiled gather", "compiled 7x7 blocks")

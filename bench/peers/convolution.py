@@ -5,6 +5,7 @@ Every peer is made for a :class:`Case` and then takes input (B, C, H, W) and wei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,26 +25,37 @@ class Case:
     per_group: int = 1
     dilations: tuple[int, ...] = (1, 2, 3, 4)
     channels_last: bool = False
+    stride: int = 1
+    dtype: torch.dtype = torch.float32
 
     def __str__(self) -> str:
         group = "depthwise" if self.per_group == 1 else f"{self.per_group} a group"
-        order = ", channels_last" if self.channels_last else ""
-        return f"B{self.batch} C{self.channels} {self.side}x{self.side}, {self.kernel}x{self.kernel} {group}{order}"
+        more = [
+            *(["channels_last"] if self.channels_last else []),
+            *([f"stride {self.stride}"] if self.stride > 1 else []),
+            *([str(self.dtype).removeprefix("torch.")] if self.dtype != torch.float32 else []),
+        ]
+        size = f"{self.side}x{self.side}, {self.kernel}x{self.kernel}"
+        return ", ".join([f"B{self.batch} C{self.channels} {size} {group}", *more])
 
     @property
     def groups(self) -> int:
         return self.channels // self.per_group
 
-    def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    @property
+    def out_side(self) -> int:
+        return math.ceil(self.side / self.stride)
+
+    def images(self, side: int) -> Tensor:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        input = torch.randn(self.batch, self.channels, self.side, self.side, dtype=dtype).contiguous(
-            memory_format=layout
-        )
-        weight = torch.randn(self.batch, self.channels, self.per_group, self.kernel, self.kernel, dtype=dtype)
-        return [input, weight / self.kernel]
+        return torch.randn(self.batch, self.channels, side, side, dtype=self.dtype).contiguous(memory_format=layout)
+
+    def tensors(self) -> list[Tensor]:
+        weight = torch.randn(self.batch, self.channels, self.per_group, self.kernel, self.kernel, dtype=self.dtype)
+        return [self.images(self.side), weight / self.kernel]
 
     def operations(self) -> int:
-        return 2 * self.batch * self.channels * self.side**2 * self.per_group * self.kernel**2
+        return 2 * self.batch * self.channels * self.out_side**2 * self.per_group * self.kernel**2
 
     def blocks(self, input: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor, int]]:
         count = len(self.dilations)
@@ -62,8 +74,8 @@ def grouped(case: Case) -> Convolve:
             batch, channels, height, width = x.shape
             groups = batch * channels // case.per_group
             folded = x.reshape(1, batch * channels, height, width)
-            out = F.conv2d(folded, w.flatten(0, 1), None, 1, case.padding(dilation), dilation, groups)
-            outs.append(out.view(batch, channels, height, width))
+            out = F.conv2d(folded, w.flatten(0, 1), None, case.stride, case.padding(dilation), dilation, groups)
+            outs.append(out.view(batch, channels, case.out_side, case.out_side))
         return torch.cat(outs, 1)
 
     return convolve
@@ -77,7 +89,8 @@ def loop(case: Case) -> Convolve:
         for x, w, dilation in case.blocks(input, weight):
             groups = x.shape[1] // case.per_group
             samples = [
-                F.conv2d(x[b : b + 1], w[b], None, 1, case.padding(dilation), dilation, groups) for b in range(len(x))
+                F.conv2d(x[b : b + 1], w[b], None, case.stride, case.padding(dilation), dilation, groups)
+                for b in range(len(x))
             ]
             outs.append(torch.cat(samples))
         return torch.cat(outs, 1)
@@ -92,9 +105,10 @@ def unfold(case: Case) -> Convolve:
         outs = []
         for x, w, dilation in case.blocks(input, weight):
             groups = x.shape[1] // case.per_group
-            columns = F.unfold(x, case.kernel, dilation, case.padding(dilation)).unflatten(1, (groups, -1))
+            columns = F.unfold(x, case.kernel, dilation, case.padding(dilation), case.stride)
+            columns = columns.unflatten(1, (groups, -1))
             filters = w.flatten(2).unflatten(1, (groups, case.per_group))
-            outs.append((filters @ columns).flatten(1, 2).unflatten(2, (case.side, case.side)))
+            outs.append((filters @ columns).flatten(1, 2).unflatten(2, (case.out_side, case.out_side)))
         return torch.cat(outs, 1)
 
     return convolve
@@ -114,7 +128,8 @@ def shifts(case: Case) -> Convolve:
             for i in range(case.kernel):
                 for j in range(case.kernel):
                     top, left = i * dilation, j * dilation
-                    view = padded[..., top : top + case.side, left : left + case.side]
+                    rows = slice(top, top + case.side, case.stride)
+                    view = padded[..., rows, left : left + case.side : case.stride]
                     total = total + (filters[..., i, j, None, None] * view).sum(3)
             outs.append(total.flatten(1, 2))
         return torch.cat(outs, 1)
@@ -134,3 +149,4 @@ PEERS: dict[str, Callable[[Case], Convolve]] = {
     "compiled unfold": _compiled(unfold),
     "compiled shifts": _compiled(shifts),
 }
+STRONGEST = ("grouped trick", "compiled grouped trick", "compiled shifts")

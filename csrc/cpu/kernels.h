@@ -53,6 +53,7 @@ struct Kernels {
     void (*attention_backward)(const Attention&);
     void (*convolution_forward)(const Convolution&);
     void (*convolution_backward)(const Convolution&);
+    double (*multiply_adds)(int threads, int64_t items);  // returns the operations, two to a multiply-add
 };
 
 }  // namespace hamlet
