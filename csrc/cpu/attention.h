@@ -10,72 +10,87 @@ namespace hamlet::HAMLET_ISA {
 constexpr double LOG2_E = 1.4426950408889634074, LN_2 = 0.69314718055994530942;
 
 
+// x - x is 0 for finite x, NaN for all else; a sum keeps the NaN.
 template <class T>
-inline bool all_finite(const T* row, int64_t pitch) {
-    // x - x is 0 for finite x, NaN for all else; the sum keeps the NaN.
+HAMLET_INLINE Vector<T> not_finite(const T* row, int64_t pitch) {
     Vector<T> sum = {};
     for (int64_t i = 0; i < pitch; i += LANES<T>) sum += load(row + i) - load(row + i);
-    constexpr unsigned every = (1ull << LANES<T>)-1;
-    return not_negative<T>(sum) == every;
+    return sum;
 }
 
-// Rows of pixels of a plane, packed one after the other as the dtype of accumulation. The last `capacity` of them are
-// kept: each is read once, and what is kept stays in the cache.
 template <class T>
-struct Packed {
-    Rows<T> rows;
+HAMLET_INLINE bool is_zero(Vector<T> nothing) {
+    constexpr unsigned every = (1ull << LANES<T>)-1;
+    return not_negative<T>(nothing) == every;
+}
+
+// A processor looks ahead within a page of memory, not into the next one.
+constexpr int64_t PIXELS_AHEAD = 6;
+
+template <class S>
+HAMLET_INLINE void ask_for(const S* from, int64_t count) {
+    constexpr int64_t LINE = 64 / sizeof(S);
+    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i);
+}
+
+// Rows of pixels of several heads, packed head by head as the dtype of accumulation. The last `capacity` of them are kept:
+// each is read once, and what is kept stays in the cache. The heads of a pixel share pages of memory.
+template <class T>
+class Packed {
+   public:
     Ring ring;
-    int64_t last = 0;
     bool finite = true;
 
-    void begin(const View& view, int64_t first, int64_t capacity, int64_t width, Buffer<T>& buffer) {
-        rows = {buffer.room(capacity * width * padded<T>(view.size[4])), padded<T>(view.size[4])};
+    void begin(const View& view, Heads heads, int64_t first, int64_t capacity, int64_t width) {
+        heads_ = heads;
+        pitch_ = padded<T>(view.size[4]);
+        data_ = buffer_.room(heads.count * capacity * width * pitch_);
         ring = {first, capacity, width};
-        last = first;
+        last_ = first;
         finite = true;
     }
 
+    Rows<T> rows(int64_t head) const { return {data_ + head * ring.capacity * ring.width * pitch_, pitch_}; }
+
     // Pack on, up to `row`.
-    void reach(const View& view, Plane plane, int64_t row) {
-        for (; last < row; ++last) {
-            T* to = rows.at(ring.index(last, 0));
-            for (int64_t x = 0; x < ring.width; ++x, to += rows.pitch) {
-                read_row(view, plane.offset(view, last, x), to, view.size[4]);
-                for (int64_t d = view.size[4]; d < rows.pitch; ++d) to[d] = 0;
-                finite &= all_finite(to, rows.pitch);
-            }
-        }
+    void reach(const View& view, int64_t row) {
+        with_storage<T>(view.dtype, [&](auto* storage) {
+            using S = std::remove_pointer_t<decltype(storage)>;
+            Vector<T> nothing = {};
+            for (; last_ < row; ++last_)
+                for (int64_t x = 0; x < ring.width; ++x)
+                    for (int64_t head = 0; head < heads_.count; ++head) {
+                        T* to = rows(head).at(ring.index(last_, x));
+                        const S* from = reinterpret_cast<const S*>(view.data) + heads_.plane(head).offset(view, last_, x);
+                        ask_for(from + PIXELS_AHEAD * view.stride[2], view.size[4]);
+                        read_padded(from, view.size[4], to);
+                        nothing += not_finite(to, pitch_);
+                    }
+            finite &= is_zero<T>(nothing);
+        });
     }
 
-    // Ask for part `number` of `parts` of the pixels that are not packed yet, up to `row`.
-    void look_ahead(const View& view, Plane plane, int64_t row, int64_t number, int64_t parts, Ahead& ahead) const {
-        const int64_t pixels = std::max<int64_t>(row - last, 0) * ring.width;
-        for (int64_t i = pixels * number / parts; i < pixels * (number + 1) / parts; ++i)
-            ahead.add(view, plane.offset(view, last + i / ring.width, i % ring.width), view.size[4]);
-    }
+   private:
+    Heads heads_{};
+    T* data_ = nullptr;
+    int64_t pitch_ = 0, last_ = 0;
+    Buffer<T> buffer_;
 };
 
 // The queries of a tile as rows: LANES rows of `padded(channels)`; those that do not exist are 0.
 template <class T>
 inline void pack_tile(const Tile<T>& tile, const View& view, Plane plane, T* to) {
     const int64_t channels = view.size[4], pitch = padded<T>(channels);
-    for (int lane = 0; lane < LANES<T>; ++lane) {
-        const int row = lane / tile.WIDTH, column = lane % tile.WIDTH;
-        T* own = to + lane * pitch;
-        int64_t d = 0;
-        if (row < tile.valid_rows && column < tile.valid_columns) {
-            read_row(view, plane.offset(view, tile.y + row, tile.x + column), own, channels);
-            d = channels;
+    with_storage<T>(view.dtype, [&](auto* storage) {
+        using S = std::remove_pointer_t<decltype(storage)>;
+        for (int lane = 0; lane < LANES<T>; ++lane) {
+            const int64_t offset = plane.offset(view, tile.y + lane / tile.WIDTH, tile.x + lane % tile.WIDTH);
+            const S* from = reinterpret_cast<const S*>(view.data) + offset;
+            ask_for(from + tile.WIDTH * view.stride[2], channels);
+            if (tile.has(lane)) read_padded(from, channels, to + lane * pitch);
+            else std::fill_n(to + lane * pitch, pitch, T(0));
         }
-        for (; d < pitch; ++d) own[d] = 0;
-    }
-}
-
-template <class T>
-inline void look_ahead(const Tile<T>& tile, const View& view, Plane plane, Ahead& ahead) {
-    for (int row = 0; row < tile.valid_rows; ++row)
-        for (int column = 0; column < tile.valid_columns; ++column)
-            ahead.add(view, plane.offset(view, tile.y + row, tile.x + column), view.size[4]);
+    });
 }
 
 // Rows of a tile with the queries in the lanes: to[d][lane] = factor * from[lane][d], for `padded(channels)` of d.

@@ -12,9 +12,9 @@ namespace {
 
 template <class T>
 struct Workspace {
-    Buffer<T> query_rows, query_lanes, out_rows, out_lanes, d_query, d_keys, d_values, keys, values, nowhere, total, zeros;
+    Buffer<T> query_rows, query_lanes, out_rows, out_lanes, d_query, d_keys, d_values, nowhere, total, zeros;
+    Packed<T> keys, values;
     AxisBuffers<T> row_weights, column_weights;
-    Ahead ahead;
     KeyList<T> list;
     Vector<T> unweighted[CHUNK + PADDING], d_logits[CHUNK + PADDING];
 };
@@ -101,7 +101,7 @@ struct Context {
     Extent queries, keys;
     T scale, softness;
     Rows<T> d_keys, d_values;  // so that an index into the packed rows finds the band's
-    Packed<T> packed_keys = {}, packed_values = {};
+    Packed<T>&packed_keys, &packed_values;
 };
 
 template <class T>
@@ -155,8 +155,8 @@ class TileBackward {
     void start() {
         row_ = windows_.rows.begin;
         column_ = windows_.columns.begin;
-        std::fill_n(work_.d_query.room(LANES<T> * context_.packed_keys.rows.pitch),
-                    LANES<T> * context_.packed_keys.rows.pitch, T(0));
+        std::fill_n(work_.d_query.room(LANES<T> * context_.packed_keys.rows(0).pitch),
+                    LANES<T> * context_.packed_keys.rows(0).pitch, T(0));
     }
 
     bool finished() const { return row_ == windows_.rows.end; }
@@ -166,23 +166,22 @@ class TileBackward {
         KeyList<T>& list = work_.list;
         list.fill(windows_.rows, windows_.columns, row_, column_, context_.packed_keys.ring,
                   context_.band.first, context_.band.last);
-        const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
-        logits_of(work_.query_lanes.room(0), context_.packed_keys.rows, context_.source.key.size[4], list.index,
-                  list.count, work_.unweighted, work_.ahead);
-        logits_of(work_.out_lanes.room(0), context_.packed_values.rows, context_.source.value.size[4], list.index,
-                  list.count, work_.d_logits, work_.ahead);
-        list.each([&](int k, Vector<T> weight) {
-            const Vector<T> logit = where_not_negative<T>(weight, work_.unweighted[k], nothing);
-            work_.unweighted[k] = exp2_of_negative<T>(logit - lse_);
-            work_.d_logits[k] = where_not_negative<T>(weight, work_.d_logits[k], Vector<T>{});
-        });
+        multiply(work_.query_lanes.room(0), context_.packed_keys.rows(0), context_.source.key.size[4], list.index,
+                 list.count, [&](int k, Vector<T> product) {
+                     const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
+                     const Vector<T> logit = where_not_negative<T>(list.weights[k], product, nothing);
+                     work_.unweighted[k] = exp2_of_negative<T>(logit - lse_);
+                 });
+        multiply(work_.out_lanes.room(0), context_.packed_values.rows(0), context_.source.value.size[4], list.index,
+                 list.count, [&](int k, Vector<T> product) {
+                     work_.d_logits[k] = where_not_negative<T>(list.weights[k], product, Vector<T>{});
+                 });
     }
 
     Vector<T> weigh_deltas() const {
         Vector<T> total = {};
-        work_.list.each([&](int k, Vector<T> weight) {
-            total += max<T>(weight, Vector<T>{}) * work_.unweighted[k] * work_.d_logits[k];
-        });
+        for (int k = 0; k < work_.list.count; ++k)
+            total += max<T>(work_.list.weights[k], Vector<T>{}) * work_.unweighted[k] * work_.d_logits[k];
         return total;
     }
 
@@ -210,21 +209,21 @@ class TileBackward {
     void differentiate(Vector<T> delta, Vector<T>& d_radius) {
         const KeyList<T>& list = work_.list;
         Vector<T> d_radius_now = d_radius;
-        list.each([&](int k, Vector<T> weight) {
-            const Vector<T> unweighted = work_.unweighted[k];
+        for (int k = 0; k < list.count; ++k) {
+            const Vector<T> weight = list.weights[k], unweighted = work_.unweighted[k];
             const Vector<T> d_unweighted = unweighted * (gate_ * (work_.d_logits[k] - delta) + d_lse_);
             // On the ramp: the weight is below 1, and the key exists.
             const Vector<T> on_ramp = where_not_negative<T>(weight - 1, Vector<T>{}, d_unweighted);
             d_radius_now += where_not_negative<T>(weight, on_ramp, Vector<T>{});
             work_.d_logits[k] = where_not_negative<T>(weight, weight * d_unweighted, Vector<T>{});
             work_.unweighted[k] = max<T>(weight, Vector<T>{}) * unweighted;
-        });
+        }
         d_radius = d_radius_now;
         const Context<T>& c = context_;
         if (owned_) {
             T* d_query = work_.d_query.room(0);
-            if (c.packed_keys.finite) weigh<T, true>(list, work_.d_logits, c.packed_keys.rows, c.level.query.size[4], d_query);
-            else weigh<T, false>(list, work_.d_logits, c.packed_keys.rows, c.level.query.size[4], d_query);
+            if (c.packed_keys.finite) weigh<T, true>(list, work_.d_logits, c.packed_keys.rows(0), c.level.query.size[4], d_query);
+            else weigh<T, false>(list, work_.d_logits, c.packed_keys.rows(0), c.level.query.size[4], d_query);
         }
         const int64_t widest = std::max(c.d_keys.pitch, c.d_values.pitch);
         T* nowhere = work_.nowhere.room(widest);
@@ -262,7 +261,7 @@ void Backward<T>::run(const Pair& pair, const KeyLevel& source, const Band& band
     const QueryLevel& level = attention_.levels[pair.level];
     Context<T> context{pair, level, source, band, extent_of(level.extent, band.plane.sample, level.query),
                        extent_of(source.extent, band.plane.sample, source.key), T(attention_.scale),
-                       T(attention_.softness), d_keys, d_values};
+                       T(attention_.softness), d_keys, d_values, work.keys, work.values};
     const Axis axis{context.queries.height, context.keys.height};
     const double reach = pair.max_radius + attention_.softness;
     const int64_t tile_rows = ceiling(context.queries.height, TILE_HEIGHT<T>);
@@ -282,8 +281,9 @@ void Backward<T>::run(const Pair& pair, const KeyLevel& source, const Band& band
         end = std::max(end, to);
     }
     if (first >= last) return;
-    context.packed_keys.begin(source.key, begin, end - begin, context.keys.width, work.keys);
-    context.packed_values.begin(source.value, begin, end - begin, context.keys.width, work.values);
+    const Heads heads{band.plane.sample, band.plane.head, 1};
+    work.keys.begin(source.key, heads, begin, end - begin, context.keys.width);
+    work.values.begin(source.value, heads, begin, end - begin, context.keys.width);
     // Lists index keys from the first packed row; the band's own rows begin later.
     const int64_t skipped = (band.first - begin) * context.keys.width;
     context.d_keys.data -= skipped * d_keys.pitch;
@@ -291,18 +291,13 @@ void Backward<T>::run(const Pair& pair, const KeyLevel& source, const Band& band
     for (int64_t row = first; row < last; ++row) {
         int64_t from, to;
         rows_of(row, from, to);
-        context.packed_keys.reach(source.key, band.plane, to);
-        context.packed_values.reach(source.value, band.plane, to);
+        work.keys.reach(source.key, to);
+        work.values.reach(source.value, to);
         const double middle = axis.centre(row * TILE_HEIGHT<T>);
         const int64_t home = std::clamp<int64_t>(int64_t(middle), 0, axis.keys - 1);
         const bool owned = home >= band.first && home < band.last;
         for (int64_t x = 0; x < context.queries.width; x += TILE_WIDTH<T>) {
             const Tile<T> tile(row * TILE_HEIGHT<T>, x, level.query, context.queries);
-            const Tile<T> following(tile.y, x + TILE_WIDTH<T>, level.query, context.queries);
-            work.ahead.clear();
-            look_ahead(following, level.query, band.plane, work.ahead);
-            look_ahead(following, level.out, band.plane, work.ahead);
-            look_ahead(tile, level.d_query, band.plane, work.ahead);
             TileBackward<T>(context, tile, owned, work).run();
         }
     }

@@ -6,21 +6,22 @@
 namespace hamlet::HAMLET_ISA {
 namespace {
 
+// What the packed keys and values of a band may take: half of a usual second-level cache.
+constexpr int64_t BAND_BYTES = 1 << 22;
+
 template <class T>
 struct Workspace {
-    Buffer<T> query_rows, query_lanes, out, total;
+    Buffer<T> query_rows, query_lanes, out, totals;
     AxisBuffers<T> row_weights, column_weights;
-    std::vector<Buffer<T>> keys, values;
-    std::vector<Packed<T>> packed_keys, packed_values;
-    Ahead ahead;
+    std::vector<Packed<T>> keys, values;
     KeyList<T> list;
     Vector<T> logits[CHUNK + PADDING];
 };
 
-// Rows of tiles [first, last) of one level, for one sample and head.
+// Rows of tiles [first, last) of one level, for some heads of one sample.
 struct Band {
     int level;
-    Plane plane;
+    Heads heads;
     int64_t first, last;
 };
 
@@ -43,48 +44,63 @@ class Forward {
 
     void cut(int level, std::vector<Band>& bands) const {
         const View& query = attention_.levels[level].query;
-        const int64_t tile_rows = ceiling(query.size[1], TILE_HEIGHT<T>), planes = query.size[0] * query.size[3];
-        if (planes == 0 || tile_rows == 0 || query.size[2] == 0) return;
-        const int64_t wanted = ceiling(4 * attention_.threads, planes);
-        const int64_t count = std::clamp<int64_t>(wanted, 1, tile_rows);
-        // The heads of one band follow each other: their pixels share pages of memory.
-        for (int64_t sample = 0; sample < query.size[0]; ++sample)
-            for (int64_t band = 0; band < count; ++band)
-                for (int64_t head = 0; head < query.size[3]; ++head)
-                    bands.push_back(
-                        {level, {sample, head}, tile_rows * band / count, tile_rows * (band + 1) / count});
+        const int64_t samples = query.size[0], heads = query.size[3];
+        const int64_t tile_rows = ceiling(query.size[1], TILE_HEIGHT<T>);
+        if (samples == 0 || heads == 0 || tile_rows == 0 || query.size[2] == 0) return;
+        const int64_t groups = ceiling(heads, std::clamp<int64_t>(BAND_BYTES / bytes_of_head(level), 1, heads));
+        const int64_t parts = std::clamp<int64_t>(ceiling(4 * attention_.threads, samples * groups), 1, tile_rows);
+        for (int64_t sample = 0; sample < samples; ++sample)
+            for (int64_t group = 0; group < groups; ++group)
+                for (int64_t part = 0; part < parts; ++part) {
+                    const int64_t head = heads * group / groups;
+                    bands.push_back({level,
+                                     {sample, head, heads * (group + 1) / groups - head},
+                                     tile_rows * part / parts,
+                                     tile_rows * (part + 1) / parts});
+                }
+    }
+
+    // Of the packed keys and values that a row of tiles reaches.
+    int64_t bytes_of_head(int level) const {
+        int64_t bytes = 1;
+        for (const Pair& pair : attention_.pairs) {
+            if (pair.level != level) continue;
+            const KeyLevel& source = attention_.sources[pair.source];
+            const Axis axis{attention_.levels[level].query.size[1], source.key.size[1]};
+            const double reached = TILE_HEIGHT<T> * double(axis.keys) / double(axis.queries) + 2 * pair.max_radius + 2;
+            bytes += int64_t(std::min(reached, double(axis.keys))) * source.key.size[2] *
+                     (padded<T>(source.key.size[4]) + padded<T>(source.value.size[4])) * int64_t(sizeof(T));
+        }
+        return bytes;
     }
 
     void run(const Band& band, Workspace<T>& work) const {
         const QueryLevel& level = attention_.levels[band.level];
-        const Extent extent = extent_of(level.extent, band.plane.sample, level.query);
+        const Extent extent = extent_of(level.extent, band.heads.sample, level.query);
         begin_sources(band, extent, work);
-        const int64_t channels = level.out.size[4], pitch = padded<T>(channels);
-        T* total = work.total.room(LANES<T> * pitch);
-        T* out = work.out.room(LANES<T> * pitch);
         for (int64_t row = band.first; row < band.last; ++row) {
             pack_sources(band, extent, row, work);
-            for (int64_t x = 0; x < level.query.size[2]; x += TILE_WIDTH<T>) {
-                const Tile<T> tile(row * TILE_HEIGHT<T>, x, level.query, extent);
-                std::fill_n(total, LANES<T> * pitch, T(0));
-                pack_queries(tile, level.query, band.plane, work);
-                look_ahead(band, extent, tile, work);
-                for (size_t i = 0; i < attention_.pairs.size(); ++i) {
-                    const Pair& pair = attention_.pairs[i];
-                    if (pair.level == band.level) attend(pair, int(i), tile, extent, band.plane, out, total, work);
-                }
-                for (int y = 0; y < tile.rows; ++y)
-                    for (int column = 0; column < tile.columns; ++column)
-                        write_row(level.out, band.plane.offset(level.out, tile.y + y, tile.x + column),
-                                  total + (y * tile.WIDTH + column) * pitch, channels);
-            }
+            pack_queries(band, extent, row, work);
+            const int64_t tiles = tiles_of(level), size = LANES<T> * padded<T>(level.out.size[4]);
+            std::fill_n(work.totals.room(band.heads.count * tiles * size), band.heads.count * tiles * size, T(0));
+            for (int64_t i = 0; i < tiles; ++i)
+                for (size_t pair = 0; pair < attention_.pairs.size(); ++pair)
+                    if (attention_.pairs[pair].level == band.level)
+                        attend(int(pair), tile_of(level, extent, row, i), extent, band.heads, i, tiles, work);
+            write(band, extent, row, work);
         }
+    }
+
+    static int64_t tiles_of(const QueryLevel& level) { return ceiling(level.query.size[2], TILE_WIDTH<T>); }
+
+    static Tile<T> tile_of(const QueryLevel& level, Extent extent, int64_t row, int64_t number) {
+        return Tile<T>(row * TILE_HEIGHT<T>, number * TILE_WIDTH<T>, level.query, extent);
     }
 
     // The rows of keys that a row of tiles reaches at most.
     void reached(const Pair& pair, const Band& band, Extent queries, int64_t row, int64_t& begin, int64_t& end) const {
-        const Extent keys = extent_of(attention_.sources[pair.source].extent, band.plane.sample,
-                                      attention_.sources[pair.source].key);
+        const KeyLevel& source = attention_.sources[pair.source];
+        const Extent keys = extent_of(source.extent, band.heads.sample, source.key);
         const int64_t y = row * TILE_HEIGHT<T>, last = std::min(y + TILE_HEIGHT<T>, queries.height) - 1;
         Axis{queries.height, keys.height}.reached(y, last, pair.max_radius + attention_.softness, begin, end);
     }
@@ -92,17 +108,15 @@ class Forward {
     void begin_sources(const Band& band, Extent queries, Workspace<T>& work) const {
         const size_t pairs = attention_.pairs.size();
         if (work.keys.size() < pairs) {
-            work.keys = std::vector<Buffer<T>>(pairs);
-            work.values = std::vector<Buffer<T>>(pairs);
-            work.packed_keys.resize(pairs);
-            work.packed_values.resize(pairs);
+            work.keys = std::vector<Packed<T>>(pairs);
+            work.values = std::vector<Packed<T>>(pairs);
         }
         if (band.first * TILE_HEIGHT<T> >= queries.height) return;
         for (size_t i = 0; i < pairs; ++i) {
             const Pair& pair = attention_.pairs[i];
             if (pair.level != band.level) continue;
             const KeyLevel& source = attention_.sources[pair.source];
-            const int64_t width = extent_of(source.extent, band.plane.sample, source.key).width;
+            const int64_t width = extent_of(source.extent, band.heads.sample, source.key).width;
             int64_t first, capacity = 1;
             for (int64_t row = band.last - 1; row >= band.first; --row) {
                 if (row * TILE_HEIGHT<T> >= queries.height) continue;
@@ -110,8 +124,8 @@ class Forward {
                 reached(pair, band, queries, row, first, end);
                 capacity = std::max(capacity, end - first);
             }
-            work.packed_keys[i].begin(source.key, first, capacity, width, work.keys[i]);
-            work.packed_values[i].begin(source.value, first, capacity, width, work.values[i]);
+            work.keys[i].begin(source.key, band.heads, first, capacity, width);
+            work.values[i].begin(source.value, band.heads, first, capacity, width);
         }
     }
 
@@ -122,114 +136,144 @@ class Forward {
             if (pair.level != band.level) continue;
             int64_t begin, end;
             reached(pair, band, queries, row, begin, end);
-            work.packed_keys[i].reach(attention_.sources[pair.source].key, band.plane, end);
-            work.packed_values[i].reach(attention_.sources[pair.source].value, band.plane, end);
+            work.keys[i].reach(attention_.sources[pair.source].key, end);
+            work.values[i].reach(attention_.sources[pair.source].value, end);
         }
     }
 
-    // What the next tile and the next row of tiles will read, and what this tile will write.
-    void look_ahead(const Band& band, Extent queries, const Tile<T>& tile, Workspace<T>& work) const {
+    // The queries of a row of tiles, scaled and with the queries in the lanes.
+    void pack_queries(const Band& band, Extent extent, int64_t row, Workspace<T>& work) const {
         const QueryLevel& level = attention_.levels[band.level];
-        Ahead& ahead = work.ahead;
-        ahead.clear();
-        const Tile<T> next(tile.y, tile.x + TILE_WIDTH<T>, level.query, queries);
-        HAMLET_ISA::look_ahead(next, level.query, band.plane, ahead);
-        HAMLET_ISA::look_ahead(tile, level.out, band.plane, ahead);
-        const int64_t row = tile.y / TILE_HEIGHT<T> + 1;
-        if (row >= band.last || row * TILE_HEIGHT<T> >= queries.height) return;
-        const int64_t number = tile.x / TILE_WIDTH<T>, parts = ceiling(level.query.size[2], TILE_WIDTH<T>);
-        for (size_t i = 0; i < attention_.pairs.size(); ++i) {
-            const Pair& pair = attention_.pairs[i];
-            if (pair.level != band.level) continue;
-            const KeyLevel& source = attention_.sources[pair.source];
-            int64_t begin, end;
-            reached(pair, band, queries, row, begin, end);
-            work.packed_keys[i].look_ahead(source.key, band.plane, end, number, parts, ahead);
-            work.packed_values[i].look_ahead(source.value, band.plane, end, number, parts, ahead);
+        const int64_t channels = level.query.size[4], size = LANES<T> * padded<T>(channels), tiles = tiles_of(level);
+        T* rows = work.query_rows.room(band.heads.count * size);
+        T* lanes = work.query_lanes.room(band.heads.count * tiles * size);
+        for (int64_t i = 0; i < tiles; ++i) {
+            const Tile<T> tile = tile_of(level, extent, row, i);
+            for (int64_t head = 0; head < band.heads.count; ++head)
+                pack_tile(tile, level.query, band.heads.plane(head), rows + head * size);
+            for (int64_t head = 0; head < band.heads.count; ++head)
+                transpose(rows + head * size, channels, T(attention_.scale * LOG2_E), lanes + (head * tiles + i) * size);
         }
     }
 
-    void pack_queries(const Tile<T>& tile, const View& query, Plane plane, Workspace<T>& work) const {
-        T* rows = work.query_rows.room(LANES<T> * padded<T>(query.size[4]));
-        T* lanes = work.query_lanes.room(LANES<T> * padded<T>(query.size[4]));
-        pack_tile(tile, query, plane, rows);
-        transpose(rows, query.size[4], T(attention_.scale * LOG2_E), lanes);
+    void write(const Band& band, Extent extent, int64_t row, Workspace<T>& work) const {
+        const QueryLevel& level = attention_.levels[band.level];
+        const int64_t channels = level.out.size[4], pitch = padded<T>(channels), tiles = tiles_of(level);
+        const T* totals = work.totals.room(0);
+        with_storage<T>(level.out.dtype, [&](auto* storage) {
+            using S = std::remove_pointer_t<decltype(storage)>;
+            const Tile<T> first = tile_of(level, extent, row, 0);
+            for (int y = 0; y < first.rows; ++y)
+                for (int64_t x = 0; x < level.query.size[2]; ++x)
+                    for (int64_t head = 0; head < band.heads.count; ++head) {
+                        const int64_t place = (head * tiles + x / first.WIDTH) * LANES<T> + y * first.WIDTH + x % first.WIDTH;
+                        write_first(totals + place * pitch, channels,
+                                    reinterpret_cast<S*>(level.out.data) +
+                                        band.heads.plane(head).offset(level.out, first.y + y, x));
+                    }
+        });
     }
 
-    // total += gate * softmax(...) v of one pair; its log-sum-exp is written.
-    void attend(const Pair& pair, int number, const Tile<T>& tile, Extent extent, Plane plane, T* out, T* total,
+    // One pair of a tile for all heads of the band. Which keys it reaches, and with what weights, the heads share unless
+    // each has radii of its own.
+    void attend(int number, const Tile<T>& tile, Extent extent, Heads heads, int64_t place, int64_t tiles,
                 Workspace<T>& work) const {
-        constexpr T lowest = -std::numeric_limits<T>::infinity();
-        if (tile.empty()) return tile.write(pair.lse, plane, broadcast<T>(lowest));
+        const Pair& pair = attention_.pairs[number];
         const KeyLevel& source = attention_.sources[pair.source];
-        const Extent keys = extent_of(source.extent, plane.sample, source.key);
-        const Radii<T> radii(tile, pair.radius, plane, T(pair.max_radius));
+        const Extent keys = extent_of(source.extent, heads.sample, source.key);
+        const Ring ring = work.keys[number].ring;
         TileWindows<T> windows;
-        windows.make(tile, extent, keys, radii, T(attention_.softness), work.row_weights, work.column_weights);
+        bool listed = false;  // whether the list holds every key of the tile
+        for (int64_t head = 0; head < heads.count; ++head) {
+            const Plane plane = heads.plane(head);
+            if (tile.empty()) {
+                tile.write(pair.lse, plane, broadcast<T>(-std::numeric_limits<T>::infinity()));
+                continue;
+            }
+            const Radii<T> radii(tile, pair.radius, plane, T(pair.max_radius));
+            if (head == 0 || (pair.radius && pair.radius.stride[3] != 0)) {
+                windows.make(tile, extent, keys, radii, T(attention_.softness), work.row_weights, work.column_weights);
+                listed = false;
+            }
+            Softmax softmax{work.out.room(LANES<T> * padded<T>(source.value.size[4]))};
+            std::fill_n(softmax.out, LANES<T> * padded<T>(source.value.size[4]), T(0));
+            int64_t row = windows.rows.begin, column = windows.columns.begin;
+            if (!listed) listed = work.list.fill(windows.rows, windows.columns, row, column, ring, 0, 0) && row == windows.rows.end;
+            do add_chunk(number, head, head * tiles + place, softmax, work);
+            while (!listed && work.list.fill(windows.rows, windows.columns, row, column, ring, 0, 0));
+            finish(pair, tile, plane, radii.poison, softmax, head * tiles + place, work);
+        }
+    }
 
-        const int64_t pitch = padded<T>(source.value.size[4]);
-        std::fill_n(out, LANES<T> * pitch, T(0));
-        Vector<T> largest = broadcast<T>(lowest), sum = {};
-        int64_t row = windows.rows.begin, column = windows.columns.begin;
-        for (bool first = true; work.list.fill(windows.rows, windows.columns, row, column,
-                                               work.packed_keys[number].ring, 0, 0);
-             first = false)
-            add_chunk(work.packed_keys[number], work.packed_values[number], source, first, largest, sum, out, work);
+    struct Softmax {
+        T* out;  // LANES rows, the weighted sum of the values so far
+        bool begun = false;
+        Vector<T> largest = broadcast<T>(-std::numeric_limits<T>::infinity()), sum = {};
+    };
 
-        const Vector<T> gate = tile.read(pair.gate, plane, T(1), T(0));
-        const Vector<T> some = where_not_negative<T>(-sum, Vector<T>{}, broadcast<T>(T(1)));
-        const Vector<T> divisor = sum + (1 - some);
-        const Vector<T> factor = gate / divisor * some + radii.poison;
+    // Online softmax: what was summed so far is scaled to the new maximum, which is over keys that exist alone.
+    void add_chunk(int number, int64_t head, int64_t place, Softmax& softmax, Workspace<T>& work) const {
+        const KeyLevel& source = attention_.sources[attention_.pairs[number].source];
+        const KeyList<T>& list = work.list;
+        Vector<T>* const logits = work.logits;
+        const int64_t channels = source.key.size[4];
+        const T* const queries = work.query_lanes.room(0) + place * LANES<T> * padded<T>(channels);
+        Vector<T> largest = softmax.largest;
+        multiply(queries, work.keys[number].rows(head), channels, list.index, list.count,
+                 [&](int k, Vector<T> logit) {
+                     const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
+                     logits[k] = where_not_negative<T>(list.weights[k], logit, nothing);
+                     largest = max<T>(largest, logits[k]);
+                 });
+        const Vector<T> base = max<T>(largest, broadcast<T>(std::numeric_limits<T>::lowest()));
+        const Vector<T> shrink = exp2_of_negative<T>(softmax.largest - base);
+        Vector<T> sum = softmax.sum * shrink;
+        for (int k = 0; k < list.count; ++k) {
+            logits[k] = max<T>(list.weights[k], Vector<T>{}) * exp2_of_negative<T>(logits[k] - base);
+            sum += logits[k];
+        }
+        if (!softmax.begun) softmax.begun = true;
+        else scale_rows(softmax.out, shrink, padded<T>(source.value.size[4]));
+        softmax.largest = largest;
+        softmax.sum = sum;
+        const Rows<T> values = work.values[number].rows(head);
+        if (work.values[number].finite) {
+            weigh<T, true>(list, logits, values, source.value.size[4], softmax.out);
+        } else {
+            spoil(values, work);
+            weigh<T, false>(list, logits, values, source.value.size[4], softmax.out);
+        }
+    }
+
+    static void scale_rows(T* rows, Vector<T> factor, int64_t pitch) {
         alignas(64) T factors[LANES<T>];
         store(factors, factor);
         for (int lane = 0; lane < LANES<T>; ++lane)
-            for (int64_t d = 0; d < pitch; ++d) total[lane * pitch + d] += factors[lane] * out[lane * pitch + d];
-        const Vector<T> lse = largest * T(LN_2) + log_of_positive<T>(divisor) + radii.poison;
-        tile.write(pair.lse, plane, lse);
+            for (int64_t d = 0; d < pitch; ++d) rows[lane * pitch + d] *= factors[lane];
     }
 
-    // Online softmax: what was summed so far is scaled to the new maximum, which is over keys that exist alone.
-    void add_chunk(const Packed<T>& keys, const Packed<T>& values, const KeyLevel& source, bool first,
-                   Vector<T>& largest, Vector<T>& sum, T* out, Workspace<T>& work) const {
-        const KeyList<T>& list = work.list;
-        const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
-        logits_of(work.query_lanes.room(0), keys.rows, source.key.size[4], list.index, list.count, work.logits,
-                  work.ahead);
-        Vector<T> largest_now = largest;
-        list.each([&](int k, Vector<T> weight) {
-            work.logits[k] = where_not_negative<T>(weight, work.logits[k], nothing);
-            largest_now = max<T>(largest_now, work.logits[k]);
-        });
-        const Vector<T> base = max<T>(largest_now, broadcast<T>(std::numeric_limits<T>::lowest()));
-        const Vector<T> shrink = exp2_of_negative<T>(largest - base);
-        Vector<T> sum_now = sum * shrink;
-        list.each([&](int k, Vector<T> weight) {
-            work.logits[k] = max<T>(weight, Vector<T>{}) * exp2_of_negative<T>(work.logits[k] - base);
-            sum_now += work.logits[k];
-        });
-        sum = sum_now;
-        const int64_t channels = source.value.size[4], pitch = padded<T>(channels);
+    // total += gate * softmax(...) v of one pair; its log-sum-exp is written.
+    void finish(const Pair& pair, const Tile<T>& tile, Plane plane, Vector<T> poison, const Softmax& softmax,
+                int64_t place, Workspace<T>& work) const {
+        const int64_t pitch = padded<T>(attention_.sources[pair.source].value.size[4]);
+        const Vector<T> gate = tile.read(pair.gate, plane, T(1), T(0));
+        const Vector<T> some = where_not_negative<T>(-softmax.sum, Vector<T>{}, broadcast<T>(T(1)));
+        const Vector<T> divisor = softmax.sum + (1 - some);
         alignas(64) T factors[LANES<T>];
-        store(factors, shrink);
-        if (!first)
-            for (int lane = 0; lane < LANES<T>; ++lane)
-                for (int64_t d = 0; d < pitch; ++d) out[lane * pitch + d] *= factors[lane];
-        largest = largest_now;
-        if (values.finite) {
-            weigh<T, true>(list, work.logits, values.rows, channels, out);
-        } else {
-            spoil(values, work);
-            weigh<T, false>(list, work.logits, values.rows, channels, out);
-        }
+        store(factors, gate / divisor * some + poison);
+        T* const total = work.totals.room(0) + place * LANES<T> * pitch;
+        for (int lane = 0; lane < LANES<T>; ++lane)
+            for (int64_t d = 0; d < pitch; ++d)
+                total[lane * pitch + d] += factors[lane] * softmax.out[lane * pitch + d];
+        tile.write(pair.lse, plane, softmax.largest * T(LN_2) + log_of_positive<T>(divisor) + poison);
     }
 
     // A value that is not finite spoils the queries that reach it, and no other through 0 * NaN.
-    void spoil(const Packed<T>& values, Workspace<T>& work) const {
-        work.list.each([&](int k, Vector<T> weight) {
-            if (!all_finite(values.rows.at(work.list.index[k]), values.rows.pitch))
-                work.logits[k] = where_not_negative<T>(
-                    weight, broadcast<T>(std::numeric_limits<T>::quiet_NaN()), Vector<T>{});
-        });
+    void spoil(Rows<T> values, Workspace<T>& work) const {
+        const Vector<T> spoilt = broadcast<T>(std::numeric_limits<T>::quiet_NaN());
+        for (int k = 0; k < work.list.count; ++k)
+            if (!is_zero<T>(not_finite(values.at(work.list.index[k]), values.pitch)))
+                work.logits[k] = where_not_negative<T>(work.list.weights[k], spoilt, Vector<T>{});
     }
 };
 

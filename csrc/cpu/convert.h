@@ -210,4 +210,19 @@ HAMLET_INLINE void store_all(S* to, Vector<T> vector) {
     else store_where(to, vector, first_lanes<T>(LANES<T>));
 }
 
+// `count` elements, then zeros up to a whole vector.
+template <class T, class S>
+HAMLET_INLINE void read_padded(const S* from, int64_t count, T* to) {
+    int64_t i = 0;
+    for (; i + LANES<T> <= count; i += LANES<T>) store(to + i, load_all<T>(from + i));
+    if (i < count) store(to + i, load_where(from + i, first_lanes<T>(count - i)));
+}
+
+template <class T, class S>
+HAMLET_INLINE void write_first(const T* from, int64_t count, S* to) {
+    int64_t i = 0;
+    for (; i + LANES<T> <= count; i += LANES<T>) store_all<T>(to + i, load(from + i));
+    if (i < count) store_where(to + i, load(from + i), first_lanes<T>(count - i));
+}
+
 }  // namespace hamlet::HAMLET_ISA

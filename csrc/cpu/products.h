@@ -1,7 +1,6 @@
 // The three products of attention, between a tile's queries and a list of keys.
 #pragma once
 
-#include "ahead.h"
 #include "windows.h"
 
 namespace hamlet::HAMLET_ISA {
@@ -22,15 +21,13 @@ inline int64_t padded(int64_t channels) {
 
 constexpr int KEYS_AT_ONCE = 8;
 
-// logits[k] = sum over d of queries[d] * keys[index[k]][d], all queries of the tile in one vector. Eight sums at a time
-// hide the latency of the multiply-add.
-template <class T>
-inline void logits_of(const T* queries, Rows<T> keys, int64_t channels, const int32_t* index, int count,
-                      Vector<T>* logits, Ahead& ahead) {
+// Call `use(k, product)` with sum over d of queries[d] * keys[index[k]][d] for every key, up to the next multiple of eight:
+// all queries of the tile in one vector. Eight sums at a time hide the latency of the multiply-add.
+template <class T, class Use>
+inline void multiply(const T* queries, Rows<T> keys, int64_t channels, const int32_t* index, int count,
+                     const Use& use) {
     static_assert(KEYS_AT_ONCE <= PADDING);
-    ahead.begin((count + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE);
     for (int first = 0; first < count; first += KEYS_AT_ONCE) {
-        ahead.step();
         const T* row[KEYS_AT_ONCE];
         for (int j = 0; j < KEYS_AT_ONCE; ++j) row[j] = keys.at(index[first + j]);
         Vector<T> total[KEYS_AT_ONCE] = {};
@@ -40,7 +37,7 @@ inline void logits_of(const T* queries, Rows<T> keys, int64_t channels, const in
             for (int j = 0; j < KEYS_AT_ONCE; ++j) total[j] += query * broadcast(row[j][d]);
         }
 #pragma GCC unroll 8
-        for (int j = 0; j < KEYS_AT_ONCE; ++j) logits[first + j] = total[j];
+        for (int j = 0; j < KEYS_AT_ONCE; ++j) use(first + j, total[j]);
     }
 }
 

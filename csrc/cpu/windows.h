@@ -33,6 +33,13 @@ struct Plane {
     }
 };
 
+// Heads [first, first + count) of one sample.
+struct Heads {
+    int64_t sample, first, count;
+
+    Plane plane(int64_t head) const { return {sample, first + head}; }
+};
+
 // One axis of the two grids: query i has its centre at (i + 0.5) * keys / queries - 0.5.
 struct Axis {
     int64_t queries, keys;
@@ -131,14 +138,6 @@ struct Tile {
 constexpr int CHUNK = 256;
 constexpr int PADDING = 8;
 
-// Keys of one row that lie next to each other.
-template <class T>
-struct Run {
-    Vector<T> of_row;            // the row's weights
-    const Vector<T>* of_column;  // those of the run's columns
-    int begin, count;            // place in the list
-};
-
 // Where packed rows of pixels lie: row `first` at the beginning, row `first + capacity` in its place again.
 struct Ring {
     int64_t first = 0, capacity = 1, width = 0;
@@ -149,16 +148,16 @@ struct Ring {
 // The keys that a tile reaches, in order of rows, at most CHUNK at a time.
 template <class T>
 struct KeyList {
-    int count = 0, run_count = 0;
-    int32_t index[CHUNK + PADDING];  // among the packed keys
-    Run<T> runs[CHUNK];
+    int count = 0;
+    int32_t index[CHUNK + PADDING];       // among the packed keys
+    Vector<T> weights[CHUNK + PADDING];   // -1 where a query does not reach the key
     int begin[TILE_HEIGHT<T>], end[TILE_HEIGHT<T>];  // the part that the queries of a tile's row reach
     int row_begin, row_end;          // the part in the rows of keys [first_row, last_row) asked for
 
     // Go on from (row, column), which are moved; returns whether keys were found.
     bool fill(const AxisWeights<T>& rows, const AxisWeights<T>& columns, int64_t& row, int64_t& column,
               Ring ring, int64_t first_row, int64_t last_row) {
-        count = run_count = 0;
+        count = 0;
         row_begin = row_end = 0;
         for (int i = 0; i < TILE_HEIGHT<T>; ++i) begin[i] = end[i] = 0;
         while (row < rows.end && count < CHUNK) {
@@ -171,9 +170,12 @@ struct KeyList {
             const int taken = int(std::min<int64_t>(last - column, CHUNK - count));
             if (taken > 0) {
                 note(lanes, taken, row >= first_row && row < last_row);
-                runs[run_count++] = {of_row, columns.weights + (column - columns.begin), count, taken};
+                const Vector<T>* of_columns = columns.weights + (column - columns.begin);
                 const int32_t first = int32_t(ring.index(row, column));
-                for (int i = 0; i < taken; ++i) index[count + i] = first + i;
+                for (int i = 0; i < taken; ++i) {
+                    index[count + i] = first + i;
+                    weights[count + i] = min<T>(of_row, of_columns[i]);
+                }
                 count += taken;
                 column += taken;
             }
@@ -182,17 +184,11 @@ struct KeyList {
                 column = columns.begin;
             }
         }
-        for (int i = 0; i < PADDING && count; ++i) index[count + i] = index[count - 1];
-        return count > 0;
-    }
-
-    // Call `use(k, weight)` for every key of the list; the weight is -1 where a query does not reach the key.
-    template <class Use>
-    HAMLET_INLINE void each(const Use& use) const {
-        for (int r = 0; r < run_count; ++r) {
-            const Run<T>& run = runs[r];
-            for (int i = 0; i < run.count; ++i) use(run.begin + i, min<T>(run.of_row, run.of_column[i]));
+        for (int i = 0; i < PADDING && count; ++i) {
+            index[count + i] = index[count - 1];
+            weights[count + i] = broadcast<T>(-1);
         }
+        return count > 0;
     }
 
    private:
