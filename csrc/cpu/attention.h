@@ -1,6 +1,8 @@
 // What the forward and the backward of attention share: bands of work, packed keys, packed queries.
 #pragma once
 
+#include <vector>
+
 #include "kernels.h"
 #include "parallel.h"
 #include "products.h"
@@ -152,5 +154,46 @@ struct TileWindows {
                      softness, column_buffers);
     }
 };
+
+// The rows of keys that a row of tiles reaches at most.
+template <class T>
+inline void reached(const Attention& attention, const Pair& pair, int64_t sample, int64_t row, int64_t& begin,
+                    int64_t& end) {
+    const QueryLevel& level = attention.levels[pair.level];
+    const KeyLevel& source = attention.sources[pair.source];
+    const int64_t queries = extent_of(level.extent, sample, level.query).height, y = row * TILE_HEIGHT<T>;
+    Axis{queries, extent_of(source.extent, sample, source.key).height}.reached(
+        y, std::min(y + TILE_HEIGHT<T>, queries) - 1, pair.max_radius + attention.softness, begin, end);
+}
+
+// Of the packed keys and values that a row of tiles reaches, of one head.
+template <class T>
+inline int64_t bytes_reached(const Attention& attention, const Pair& pair) {
+    const KeyLevel& source = attention.sources[pair.source];
+    const double keys = double(source.key.size[1]), queries = double(attention.levels[pair.level].query.size[1]);
+    const double rows = std::min(keys, TILE_HEIGHT<T> * keys / queries + 2 * (pair.max_radius + attention.softness) + 1);
+    return int64_t(rows) * source.key.size[2] * (padded<T>(source.key.size[4]) + padded<T>(source.value.size[4])) *
+           int64_t(sizeof(T));
+}
+
+// Groups of heads so large that their packed rows stay in a cache, or so small that every thread finds work.
+inline std::vector<Heads> groups_of(int64_t samples, int64_t heads, int64_t bytes, int64_t wanted) {
+    constexpr int64_t CACHE = 1 << 22;
+    std::vector<Heads> groups;
+    if (samples == 0 || heads == 0) return groups;
+    const int64_t held = std::clamp<int64_t>(CACHE / bytes, 1, heads);
+    const int64_t count = std::max(ceiling(heads, held), std::min(heads, ceiling(wanted, samples)));
+    for (int64_t sample = 0; sample < samples; ++sample)
+        for (int64_t group = 0; group < count; ++group) {
+            const int64_t first = heads * group / count;
+            groups.push_back({sample, first, heads * (group + 1) / count - first});
+        }
+    return groups;
+}
+
+// In how many parts each group's rows are cut, so that every thread finds work.
+inline int64_t parts_of(int64_t groups, int64_t rows, int64_t wanted) {
+    return std::clamp<int64_t>(ceiling(wanted, std::max<int64_t>(groups, 1)), 1, rows);
+}
 
 }  // namespace hamlet::HAMLET_ISA

@@ -1,8 +1,8 @@
 // Attention backward in one sweep: logits and dO.v are computed again once, and give every gradient.
 //
 // A band of key rows is one item of work: it adds up dk and dv of its rows over all tiles of queries that reach them, in
-// order, so that the bits do not depend on how many bands or threads there are. The band in which a tile's middle lies
-// also writes what belongs to the queries; a tile that two bands reach is computed by both.
+// an order that no band changes, so that the bits do not depend on how many bands or threads there are. The band in which
+// a tile's middle lies also writes what belongs to the queries; a tile that two bands reach is computed by both.
 #include <vector>
 
 #include "attention.h"
@@ -10,19 +10,262 @@
 namespace hamlet::HAMLET_ISA {
 namespace {
 
+// Sums for the rows of keys of a ring, of several heads: opened when their row is first reached, written when it is last.
+template <class T>
+class Sums {
+   public:
+    void begin(const View& view, Heads heads, const Ring& ring) {
+        view_ = view, heads_ = heads, ring_ = ring, last_ = ring.first, pitch_ = padded<T>(view.size[4]);
+        data_ = buffer_.room(heads.count * ring.capacity * ring.width * pitch_);
+    }
+
+    Rows<T> rows(int64_t head) const { return {data_ + head * ring_.capacity * ring_.width * pitch_, pitch_}; }
+
+    void open(int64_t row) {
+        for (; last_ < row; ++last_)
+            for (int64_t head = 0; head < heads_.count; ++head)
+                std::fill_n(rows(head).at(ring_.index(last_, 0)), ring_.width * pitch_, T(0));
+    }
+
+    // Rows [first, last), 0 where nothing was opened.
+    void write(int64_t first, int64_t last) {
+        with_storage<T>(view_.dtype, [&](auto* storage) {
+            using S = std::remove_pointer_t<decltype(storage)>;
+            T* zeros = zeros_.room(pitch_);
+            std::fill_n(zeros, pitch_, T(0));
+            for (int64_t y = first; y < last; ++y)
+                for (int64_t x = 0; x < view_.size[2]; ++x)
+                    for (int64_t head = 0; head < heads_.count; ++head) {
+                        const bool exists = y >= ring_.first && y < last_ && x < ring_.width;
+                        write_first(exists ? rows(head).at(ring_.index(y, x)) : zeros, view_.size[4],
+                                    reinterpret_cast<S*>(view_.data) + heads_.plane(head).offset(view_, y, x));
+                    }
+        });
+    }
+
+   private:
+    View view_;
+    Heads heads_{};
+    Ring ring_;
+    int64_t last_ = 0, pitch_ = 0;
+    T* data_ = nullptr;
+    Buffer<T> buffer_, zeros_;
+};
+
 template <class T>
 struct Workspace {
-    Buffer<T> query_rows, query_lanes, out_rows, out_lanes, d_query, d_keys, d_values, nowhere, total, zeros;
+    Buffer<T> query_rows, query_lanes, out_rows, out_lanes, d_query, nowhere;
     Packed<T> keys, values;
+    Sums<T> d_keys, d_values;
     AxisBuffers<T> row_weights, column_weights;
     KeyList<T> list;
     Vector<T> unweighted[CHUNK + PADDING], d_logits[CHUNK + PADDING];
 };
 
-// Rows [first, last) of the keys of one source, for one sample and head.
+// Rows [first, last) of the keys of one source, for some heads of one sample.
 struct Band {
-    Plane plane;
+    Heads heads;
     int64_t first, last;
+};
+
+// One row of tiles of a pair, and the rows of keys that it reaches.
+struct Step {
+    const Pair* pair;
+    int64_t row, begin, end;
+};
+
+// A tile of queries of one pair, for all heads of a band.
+template <class T>
+class TileBackward {
+   public:
+    TileBackward(const Attention& attention, const Pair& pair, const Band& band, const Tile<T>& tile, bool owned,
+                 Workspace<T>& work)
+        : pair_(pair),
+          level_(attention.levels[pair.level]),
+          source_(attention.sources[pair.source]),
+          band_(band),
+          tile_(tile),
+          owned_(owned),
+          several_(std::count_if(attention.pairs.begin(), attention.pairs.end(),
+                                 [&](const Pair& other) { return other.level == pair.level; }) > 1),
+          scale_(T(attention.scale)),
+          softness_(T(attention.softness)),
+          query_size_(LANES<T> * padded<T>(level_.query.size[4])),
+          out_size_(LANES<T> * padded<T>(level_.out.size[4])),
+          work_(work) {}
+
+    void run() {
+        const int64_t heads = band_.heads.count;
+        pack();
+        std::fill_n(work_.d_query.room(heads * query_size_), heads * query_size_, T(0));
+        for (int64_t head = 0; head < heads; ++head) run(head);
+        if (owned_) write_queries();
+    }
+
+   private:
+    const Pair& pair_;
+    const QueryLevel& level_;
+    const KeyLevel& source_;
+    const Band& band_;
+    const Tile<T>& tile_;
+    const bool owned_, several_;  // whether several pairs add to the gradient of the level's queries
+    const T scale_, softness_;
+    const int64_t query_size_, out_size_;  // of a tile's rows
+    Workspace<T>& work_;
+
+    TileWindows<T> windows_;
+    bool listed_ = false;  // whether the list holds every key of the tile
+    int64_t head_, row_, column_;
+    Vector<T> lse_, gate_, d_lse_;
+
+    // Queries and the gradient of the output, as rows and with the queries in the lanes.
+    void pack() {
+        const int64_t heads = band_.heads.count;
+        T *rows = work_.query_rows.room(heads * query_size_), *lanes = work_.query_lanes.room(heads * query_size_);
+        T *out_rows = work_.out_rows.room(heads * out_size_), *out_lanes = work_.out_lanes.room(heads * out_size_);
+        for (int64_t head = 0; head < heads; ++head)
+            pack_tile(tile_, level_.query, band_.heads.plane(head), rows + head * query_size_);
+        for (int64_t head = 0; head < heads; ++head)
+            pack_tile(tile_, level_.out, band_.heads.plane(head), out_rows + head * out_size_);
+        for (int64_t head = 0; head < heads; ++head) {
+            transpose(rows + head * query_size_, level_.query.size[4], T(scale_ * LOG2_E), lanes + head * query_size_);
+            transpose(out_rows + head * out_size_, level_.out.size[4], T(1), out_lanes + head * out_size_);
+        }
+    }
+
+    void run(int64_t head) {
+        head_ = head;
+        const Plane plane = band_.heads.plane(head);
+        const Radii<T> radii(tile_, pair_.radius, plane, T(pair_.max_radius));
+        if (head == 0 || (pair_.radius && pair_.radius.stride[3] != 0)) {
+            windows_.make(tile_, extent_of(level_.extent, plane.sample, level_.query),
+                          extent_of(source_.extent, plane.sample, source_.key), radii, softness_, work_.row_weights,
+                          work_.column_weights);
+            listed_ = false;
+        }
+        lse_ = tile_.read(pair_.lse, plane, T(0), T(0)) * T(LOG2_E);
+        gate_ = tile_.read(pair_.gate, plane, T(1), T(0));
+        d_lse_ = tile_.read(pair_.d_lse, plane, T(0), T(0));
+        multiply_rows();
+
+        // delta sums over all keys before any gradient is known. What one chunk holds is not computed twice.
+        Vector<T> delta = {}, d_radius = {};
+        start();
+        next();
+        delta += weigh_deltas();
+        if (const bool several = !finished(); several) {
+            for (; !finished(); delta += weigh_deltas()) next();
+            start();
+            next();
+        }
+        differentiate(delta, d_radius);
+        while (!finished()) {
+            next();
+            differentiate(delta, d_radius);
+        }
+        if (owned_) write(plane, radii, delta, d_radius);
+    }
+
+    // Where P or dS is 0 the product with these rows must be 0 too, whatever they hold.
+    void multiply_rows() {
+        T *rows = work_.query_rows.room(0) + head_ * query_size_, *out_rows = work_.out_rows.room(0) + head_ * out_size_;
+        alignas(64) T gates[LANES<T>];
+        store(gates, gate_);
+        for (int64_t i = 0; i < query_size_; i += LANES<T>) store(rows + i, finite_or_zero<T>(scale_ * load(rows + i)));
+        const int64_t pitch = out_size_ / LANES<T>;
+        for (int lane = 0; lane < LANES<T>; ++lane)
+            for (T* row = out_rows + lane * pitch; row < out_rows + (lane + 1) * pitch; row += LANES<T>)
+                store(row, finite_or_zero<T>(gates[lane] * load(row)));
+    }
+
+    void start() {
+        row_ = windows_.rows.begin;
+        column_ = windows_.columns.begin;
+    }
+
+    bool finished() const { return listed_ || row_ == windows_.rows.end; }
+
+    // Take the next chunk of keys and compute its exp(scale q.k - lse), unweighted, and dO.v.
+    void next() {
+        KeyList<T>& list = work_.list;
+        if (!listed_) {
+            const bool begun = row_ == windows_.rows.begin && column_ == windows_.columns.begin;
+            list.fill(windows_.rows, windows_.columns, row_, column_, work_.keys.ring, band_.first, band_.last);
+            listed_ = begun && row_ == windows_.rows.end;
+        }
+        multiply(work_.query_lanes.room(0) + head_ * query_size_, work_.keys.rows(head_), source_.key.size[4], list.index,
+                 list.count, [&](int k, Vector<T> product) {
+                     const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
+                     const Vector<T> logit = where_not_negative<T>(list.weights[k], product, nothing);
+                     work_.unweighted[k] = exp2_of_negative<T>(logit - lse_);
+                 });
+        multiply(work_.out_lanes.room(0) + head_ * out_size_, work_.values.rows(head_), source_.value.size[4], list.index,
+                 list.count, [&](int k, Vector<T> product) {
+                     work_.d_logits[k] = where_not_negative<T>(list.weights[k], product, Vector<T>{});
+                 });
+    }
+
+    Vector<T> weigh_deltas() const {
+        Vector<T> total = {};
+        for (int k = 0; k < work_.list.count; ++k)
+            total += max<T>(work_.list.weights[k], Vector<T>{}) * work_.unweighted[k] * work_.d_logits[k];
+        return total;
+    }
+
+    // Turn the chunk's buffers into P and dS, and add what they give.
+    void differentiate(Vector<T> delta, Vector<T>& d_radius) {
+        const KeyList<T>& list = work_.list;
+        Vector<T> d_radius_now = d_radius;
+        for (int k = 0; k < list.count; ++k) {
+            const Vector<T> weight = list.weights[k], unweighted = work_.unweighted[k];
+            const Vector<T> d_unweighted = unweighted * (gate_ * (work_.d_logits[k] - delta) + d_lse_);
+            // On the ramp: the weight is below 1, and the key exists.
+            const Vector<T> on_ramp = where_not_negative<T>(weight - 1, Vector<T>{}, d_unweighted);
+            d_radius_now += where_not_negative<T>(weight, on_ramp, Vector<T>{});
+            work_.d_logits[k] = where_not_negative<T>(weight, weight * d_unweighted, Vector<T>{});
+            work_.unweighted[k] = max<T>(weight, Vector<T>{}) * unweighted;
+        }
+        d_radius = d_radius_now;
+        const int64_t channels = level_.query.size[4], out_channels = level_.out.size[4];
+        if (owned_) {
+            T* d_query = work_.d_query.room(0) + head_ * query_size_;
+            const Rows<T> keys = work_.keys.rows(head_);
+            if (work_.keys.finite) weigh<T, true>(list, work_.d_logits, keys, channels, d_query);
+            else weigh<T, false>(list, work_.d_logits, keys, channels, d_query);
+        }
+        T* nowhere = work_.nowhere.room(std::max(padded<T>(channels), padded<T>(out_channels)));
+        scatter(list, work_.d_logits, work_.query_rows.room(0) + head_ * query_size_, channels, work_.d_keys.rows(head_),
+                nowhere);
+        scatter(list, work_.unweighted, work_.out_rows.room(0) + head_ * out_size_, out_channels,
+                work_.d_values.rows(head_), nowhere);
+    }
+
+    void write(Plane plane, const Radii<T>& radii, Vector<T> delta, Vector<T> d_radius) const {
+        if (pair_.d_gate) tile_.write(pair_.d_gate, plane, delta);
+        if (pair_.d_radius) {
+            const Vector<T> outside = min<T>(radii.own - T(0.5), T(pair_.max_radius) - radii.own);
+            tile_.write(pair_.d_radius, plane, where_not_negative<T>(outside, d_radius / softness_, Vector<T>{}));
+        }
+    }
+
+    void write_queries() const {
+        const View& view = level_.d_query;
+        const int64_t channels = view.size[4], pitch = padded<T>(channels);
+        with_storage<T>(view.dtype, [&](auto* storage) {
+            using S = std::remove_pointer_t<decltype(storage)>;
+            for (int lane = 0; lane < LANES<T>; ++lane)
+                for (int64_t head = 0; tile_.has(lane) && head < band_.heads.count; ++head) {
+                    T* row = work_.d_query.room(0) + head * query_size_ + lane * pitch;
+                    S* to = reinterpret_cast<S*>(view.data) +
+                            band_.heads.plane(head).offset(view, tile_.y + lane / tile_.WIDTH, tile_.x + lane % tile_.WIDTH);
+                    for (int64_t d = 0; d < channels; d += LANES<T>) {
+                        const Mask<T> mask = first_lanes<T>(channels - d);
+                        const Vector<T> before = several_ ? load_where(to + d, mask) : Vector<T>{};
+                        store_where(to + d, before + scale_ * load(row + d), mask);
+                    }
+                }
+        });
+    }
 };
 
 template <class T>
@@ -49,259 +292,90 @@ class Backward {
 
     std::vector<Band> cut(int source) const {
         const View& key = attention_.sources[source].key;
-        const int64_t planes = key.size[0] * key.size[3], rows = key.size[1];
         std::vector<Band> bands;
-        if (planes == 0 || rows == 0 || key.size[2] == 0) return bands;
-        const int64_t count = std::clamp<int64_t>(ceiling(2 * attention_.threads, planes), 1, rows);
-        for (int64_t sample = 0; sample < key.size[0]; ++sample)
-            for (int64_t band = 0; band < count; ++band)
-                for (int64_t head = 0; head < key.size[3]; ++head)
-                    bands.push_back({{sample, head}, rows * band / count, rows * (band + 1) / count});
+        if (key.size[1] == 0 || key.size[2] == 0) return bands;
+        const int64_t wanted = 2 * attention_.threads;
+        const std::vector<Heads> groups = groups_of(key.size[0], key.size[3], bytes_of_head(source), wanted);
+        const int64_t rows = key.size[1], parts = parts_of(int64_t(groups.size()), rows, wanted);
+        for (const Heads& heads : groups)
+            for (int64_t part = 0; part < parts; ++part)
+                bands.push_back({heads, rows * part / parts, rows * (part + 1) / parts});
         return bands;
+    }
+
+    // Of the packed rows that the tiles of one row reach, and of their gradients.
+    int64_t bytes_of_head(int source) const {
+        int64_t bytes = 1;
+        for (const Pair& pair : attention_.pairs)
+            if (pair.source == source)
+                bytes = std::max(bytes, 2 * bytes_reached<T>(attention_, pair));
+        return bytes;
+    }
+
+    // The rows of tiles that reach a band, in the order in which they are done.
+    std::vector<Step> steps_of(int source, const Band& band) const {
+        std::vector<Step> steps;
+        for (const Pair& pair : attention_.pairs) {
+            if (pair.source != source) continue;
+            const QueryLevel& level = attention_.levels[pair.level];
+            const Extent queries = extent_of(level.extent, band.heads.sample, level.query);
+            for (int64_t row = 0; row * TILE_HEIGHT<T> < queries.height; ++row) {
+                Step step{&pair, row, 0, 0};
+                reached<T>(attention_, pair, band.heads.sample, row, step.begin, step.end);
+                if (step.begin < band.last && step.end > band.first) steps.push_back(step);
+            }
+        }
+        std::stable_sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return a.begin < b.begin; });
+        return steps;
     }
 
     void run(int number, const Band& band, Workspace<T>& work) const {
         const KeyLevel& source = attention_.sources[number];
-        const Extent valid = extent_of(source.extent, band.plane.sample, source.key);
-        const int64_t pixels = (band.last - band.first) * valid.width;
-        const Rows<T> d_keys{work.d_keys.room(pixels * padded<T>(source.key.size[4])), padded<T>(source.key.size[4])};
-        const Rows<T> d_values{work.d_values.room(pixels * padded<T>(source.value.size[4])),
-                               padded<T>(source.value.size[4])};
-        std::fill_n(d_keys.data, pixels * d_keys.pitch, T(0));
-        std::fill_n(d_values.data, pixels * d_values.pitch, T(0));
-        for (const Pair& pair : attention_.pairs)
-            if (pair.source == number) run(pair, source, band, d_keys, d_values, work);
-        write(source.d_key, band, valid, d_keys, work);
-        write(source.d_value, band, valid, d_values, work);
-    }
-
-    // The band's rows of a gradient, 0 beyond the extent.
-    void write(const View& view, const Band& band, Extent valid, Rows<T> rows, Workspace<T>& work) const {
-        T* zeros = work.zeros.room(rows.pitch);
-        std::fill_n(zeros, rows.pitch, T(0));
-        for (int64_t y = band.first; y < band.last; ++y)
-            for (int64_t x = 0; x < view.size[2]; ++x) {
-                const bool exists = y < valid.height && x < valid.width;
-                write_row(view, band.plane.offset(view, y, x),
-                          exists ? rows.at((y - band.first) * valid.width + x) : zeros, view.size[4]);
-            }
-    }
-
-    void run(const Pair& pair, const KeyLevel& source, const Band& band, Rows<T> d_keys, Rows<T> d_values,
-             Workspace<T>& work) const;
-};
-
-// Everything about one pair, sample, head and band that the tiles share.
-template <class T>
-struct Context {
-    const Pair& pair;
-    const QueryLevel& level;
-    const KeyLevel& source;
-    const Band& band;
-    Extent queries, keys;
-    T scale, softness;
-    Rows<T> d_keys, d_values;  // so that an index into the packed rows finds the band's
-    Packed<T>&packed_keys, &packed_values;
-};
-
-template <class T>
-class TileBackward {
-   public:
-    TileBackward(const Context<T>& context, const Tile<T>& tile, bool owned, Workspace<T>& work)
-        : context_(context),
-          tile_(tile),
-          owned_(owned),
-          work_(work),
-          radii_(tile, context.pair.radius, context.band.plane, T(context.pair.max_radius)) {}
-
-    void run() {
-        const Plane plane = context_.band.plane;
-        windows_.make(tile_, context_.queries, context_.keys, radii_, context_.softness, work_.row_weights,
-                      work_.column_weights);
-        const Vector<T> lse = tile_.read(context_.pair.lse, plane, T(0), T(0));
-        lse_ = lse * T(LOG2_E);
-        gate_ = tile_.read(context_.pair.gate, plane, T(1), T(0));
-        d_lse_ = tile_.read(context_.pair.d_lse, plane, T(0), T(0));
-
-        pack_queries();
-        // delta sums over all keys before any gradient is known. What one chunk holds is not computed twice.
-        Vector<T> delta = {}, d_radius = {};
-        start();
-        next();
-        delta += weigh_deltas();
-        if (const bool several = !finished(); several) {
-            for (; !finished(); delta += weigh_deltas()) next();
-            start();
-            next();
+        const std::vector<Step> steps = steps_of(number, band);
+        int64_t capacity = 1, end = 0;
+        for (const Step& step : steps) {
+            end = std::max(end, step.end);
+            capacity = std::max(capacity, end - step.begin);
         }
-        differentiate(delta, d_radius);
-        while (!finished()) {
-            next();
-            differentiate(delta, d_radius);
+        const int64_t first = steps.empty() ? 0 : steps[0].begin;
+        const int64_t width = extent_of(source.extent, band.heads.sample, source.key).width;
+        work.keys.begin(source.key, band.heads, first, capacity, width);
+        work.values.begin(source.value, band.heads, first, capacity, width);
+        work.d_keys.begin(source.d_key, band.heads, work.keys.ring);
+        work.d_values.begin(source.d_value, band.heads, work.keys.ring);
+        int64_t written = band.first;
+        const auto write = [&](int64_t row) {
+            row = std::min(row, band.last);
+            if (row <= written) return;
+            work.d_keys.write(written, row);
+            work.d_values.write(written, row);
+            written = row;
+        };
+        for (const Step& step : steps) {
+            write(step.begin);
+            work.keys.reach(source.key, step.end);
+            work.values.reach(source.value, step.end);
+            work.d_keys.open(step.end);
+            work.d_values.open(step.end);
+            run(step, band, work);
         }
-        if (owned_) write(delta, d_radius);
+        write(band.last);
     }
 
-   private:
-    const Context<T>& context_;
-    const Tile<T>& tile_;
-    const bool owned_;
-    Workspace<T>& work_;
-    const Radii<T> radii_;
-    TileWindows<T> windows_;
-    Vector<T> lse_, gate_, d_lse_;
-    int64_t row_, column_;
-
-    void start() {
-        row_ = windows_.rows.begin;
-        column_ = windows_.columns.begin;
-        std::fill_n(work_.d_query.room(LANES<T> * context_.packed_keys.rows(0).pitch),
-                    LANES<T> * context_.packed_keys.rows(0).pitch, T(0));
-    }
-
-    bool finished() const { return row_ == windows_.rows.end; }
-
-    // Take the next chunk of keys and compute its exp(scale q.k - lse), unweighted, and dO.v.
-    void next() {
-        KeyList<T>& list = work_.list;
-        list.fill(windows_.rows, windows_.columns, row_, column_, context_.packed_keys.ring,
-                  context_.band.first, context_.band.last);
-        multiply(work_.query_lanes.room(0), context_.packed_keys.rows(0), context_.source.key.size[4], list.index,
-                 list.count, [&](int k, Vector<T> product) {
-                     const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
-                     const Vector<T> logit = where_not_negative<T>(list.weights[k], product, nothing);
-                     work_.unweighted[k] = exp2_of_negative<T>(logit - lse_);
-                 });
-        multiply(work_.out_lanes.room(0), context_.packed_values.rows(0), context_.source.value.size[4], list.index,
-                 list.count, [&](int k, Vector<T> product) {
-                     work_.d_logits[k] = where_not_negative<T>(list.weights[k], product, Vector<T>{});
-                 });
-    }
-
-    Vector<T> weigh_deltas() const {
-        Vector<T> total = {};
-        for (int k = 0; k < work_.list.count; ++k)
-            total += max<T>(work_.list.weights[k], Vector<T>{}) * work_.unweighted[k] * work_.d_logits[k];
-        return total;
-    }
-
-    void pack_queries() {
-        const View &query = context_.level.query, &out = context_.level.out;
-        const int64_t pitch = padded<T>(query.size[4]), out_pitch = padded<T>(out.size[4]);
-        T* rows = work_.query_rows.room(LANES<T> * pitch);
-        T* out_rows = work_.out_rows.room(LANES<T> * out_pitch);
-        pack_tile(tile_, query, context_.band.plane, rows);
-        pack_tile(tile_, out, context_.band.plane, out_rows);
-        transpose(rows, query.size[4], T(context_.scale * LOG2_E), work_.query_lanes.room(LANES<T> * pitch));
-        transpose(out_rows, out.size[4], T(1), work_.out_lanes.room(LANES<T> * out_pitch));
-        // Where P or dS is 0 the product with these rows must be 0 too, whatever they hold.
-        alignas(64) T gates[LANES<T>];
-        store(gates, gate_);
-        for (int lane = 0; lane < LANES<T>; ++lane) {
-            for (int64_t d = 0; d < pitch; ++d) rows[lane * pitch + d] *= context_.scale;
-            for (int64_t d = 0; d < out_pitch; ++d) out_rows[lane * out_pitch + d] *= gates[lane];
-        }
-        clean(rows, LANES<T> * pitch);
-        clean(out_rows, LANES<T> * out_pitch);
-    }
-
-    // Turn the chunk's buffers into P and dS, and add what they give.
-    void differentiate(Vector<T> delta, Vector<T>& d_radius) {
-        const KeyList<T>& list = work_.list;
-        Vector<T> d_radius_now = d_radius;
-        for (int k = 0; k < list.count; ++k) {
-            const Vector<T> weight = list.weights[k], unweighted = work_.unweighted[k];
-            const Vector<T> d_unweighted = unweighted * (gate_ * (work_.d_logits[k] - delta) + d_lse_);
-            // On the ramp: the weight is below 1, and the key exists.
-            const Vector<T> on_ramp = where_not_negative<T>(weight - 1, Vector<T>{}, d_unweighted);
-            d_radius_now += where_not_negative<T>(weight, on_ramp, Vector<T>{});
-            work_.d_logits[k] = where_not_negative<T>(weight, weight * d_unweighted, Vector<T>{});
-            work_.unweighted[k] = max<T>(weight, Vector<T>{}) * unweighted;
-        }
-        d_radius = d_radius_now;
-        const Context<T>& c = context_;
-        if (owned_) {
-            T* d_query = work_.d_query.room(0);
-            if (c.packed_keys.finite) weigh<T, true>(list, work_.d_logits, c.packed_keys.rows(0), c.level.query.size[4], d_query);
-            else weigh<T, false>(list, work_.d_logits, c.packed_keys.rows(0), c.level.query.size[4], d_query);
-        }
-        const int64_t widest = std::max(c.d_keys.pitch, c.d_values.pitch);
-        T* nowhere = work_.nowhere.room(widest);
-        scatter(list, work_.d_logits, work_.query_rows.room(0), c.level.query.size[4], c.d_keys, nowhere);
-        scatter(list, work_.unweighted, work_.out_rows.room(0), c.level.out.size[4], c.d_values, nowhere);
-    }
-
-    void write(Vector<T> delta, Vector<T> d_radius) {
-        const Plane plane = context_.band.plane;
-        const Pair& pair = context_.pair;
-        const View& d_query = context_.level.d_query;
-        const int64_t channels = d_query.size[4], pitch = padded<T>(channels);
-        for (int lane = 0; lane < LANES<T>; ++lane) {
-            if (!tile_.has(lane)) continue;
-            T* row = work_.d_query.room(0) + lane * pitch;
-            const int64_t offset =
-                plane.offset(d_query, tile_.y + lane / tile_.WIDTH, tile_.x + lane % tile_.WIDTH);
-            T* total = work_.total.room(pitch);
-            read_row(d_query, offset, total, channels);
-            for (int64_t d = 0; d < channels; ++d) total[d] += context_.scale * row[d];
-            write_row(d_query, offset, total, channels);
-        }
-        if (pair.d_gate) tile_.write(pair.d_gate, plane, delta);
-        if (pair.d_radius) {
-            const Vector<T> outside = min<T>(radii_.own - T(0.5), T(pair.max_radius) - radii_.own);
-            tile_.write(pair.d_radius, plane,
-                        where_not_negative<T>(outside, d_radius / context_.softness, Vector<T>{}));
-        }
-    }
-};
-
-template <class T>
-void Backward<T>::run(const Pair& pair, const KeyLevel& source, const Band& band, Rows<T> d_keys, Rows<T> d_values,
-                      Workspace<T>& work) const {
-    const QueryLevel& level = attention_.levels[pair.level];
-    Context<T> context{pair, level, source, band, extent_of(level.extent, band.plane.sample, level.query),
-                       extent_of(source.extent, band.plane.sample, source.key), T(attention_.scale),
-                       T(attention_.softness), d_keys, d_values, work.keys, work.values};
-    const Axis axis{context.queries.height, context.keys.height};
-    const double reach = pair.max_radius + attention_.softness;
-    const int64_t tile_rows = ceiling(context.queries.height, TILE_HEIGHT<T>);
-    // The tiles that reach the band, and the keys that these reach.
-    int64_t first = tile_rows, last = 0, begin = 0, end = 0;
-    const auto rows_of = [&](int64_t row, int64_t& from, int64_t& to) {
-        const int64_t y = row * TILE_HEIGHT<T>;
-        axis.reached(y, std::min(y + TILE_HEIGHT<T>, axis.queries) - 1, reach, from, to);
-    };
-    for (int64_t row = 0; row < tile_rows; ++row) {
-        int64_t from, to;
-        rows_of(row, from, to);
-        if (from >= band.last || to <= band.first) continue;
-        if (first == tile_rows) begin = from;
-        first = std::min(first, row);
-        last = row + 1;
-        end = std::max(end, to);
-    }
-    if (first >= last) return;
-    const Heads heads{band.plane.sample, band.plane.head, 1};
-    work.keys.begin(source.key, heads, begin, end - begin, context.keys.width);
-    work.values.begin(source.value, heads, begin, end - begin, context.keys.width);
-    // Lists index keys from the first packed row; the band's own rows begin later.
-    const int64_t skipped = (band.first - begin) * context.keys.width;
-    context.d_keys.data -= skipped * d_keys.pitch;
-    context.d_values.data -= skipped * d_values.pitch;
-    for (int64_t row = first; row < last; ++row) {
-        int64_t from, to;
-        rows_of(row, from, to);
-        work.keys.reach(source.key, to);
-        work.values.reach(source.value, to);
-        const double middle = axis.centre(row * TILE_HEIGHT<T>);
-        const int64_t home = std::clamp<int64_t>(int64_t(middle), 0, axis.keys - 1);
+    void run(const Step& step, const Band& band, Workspace<T>& work) const {
+        const QueryLevel& level = attention_.levels[step.pair->level];
+        const KeyLevel& source = attention_.sources[step.pair->source];
+        const Extent queries = extent_of(level.extent, band.heads.sample, level.query);
+        const Extent keys = extent_of(source.extent, band.heads.sample, source.key);
+        const double middle = Axis{queries.height, keys.height}.centre(step.row * TILE_HEIGHT<T>);
+        const int64_t home = std::clamp<int64_t>(int64_t(middle), 0, keys.height - 1);
         const bool owned = home >= band.first && home < band.last;
-        for (int64_t x = 0; x < context.queries.width; x += TILE_WIDTH<T>) {
-            const Tile<T> tile(row * TILE_HEIGHT<T>, x, level.query, context.queries);
-            TileBackward<T>(context, tile, owned, work).run();
+        for (int64_t x = 0; x < queries.width; x += TILE_WIDTH<T>) {
+            const Tile<T> tile(step.row * TILE_HEIGHT<T>, x, level.query, queries);
+            TileBackward<T>(attention_, *step.pair, band, tile, owned, work).run();
         }
     }
-}
+};
 
 }  // namespace
 

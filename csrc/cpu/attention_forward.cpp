@@ -6,9 +6,6 @@
 namespace hamlet::HAMLET_ISA {
 namespace {
 
-// What the packed keys and values of a band may take: half of a usual second-level cache.
-constexpr int64_t BAND_BYTES = 1 << 22;
-
 template <class T>
 struct Workspace {
     Buffer<T> query_rows, query_lanes, out, totals;
@@ -44,34 +41,16 @@ class Forward {
 
     void cut(int level, std::vector<Band>& bands) const {
         const View& query = attention_.levels[level].query;
-        const int64_t samples = query.size[0], heads = query.size[3];
-        const int64_t tile_rows = ceiling(query.size[1], TILE_HEIGHT<T>);
-        if (samples == 0 || heads == 0 || tile_rows == 0 || query.size[2] == 0) return;
-        const int64_t groups = ceiling(heads, std::clamp<int64_t>(BAND_BYTES / bytes_of_head(level), 1, heads));
-        const int64_t parts = std::clamp<int64_t>(ceiling(4 * attention_.threads, samples * groups), 1, tile_rows);
-        for (int64_t sample = 0; sample < samples; ++sample)
-            for (int64_t group = 0; group < groups; ++group)
-                for (int64_t part = 0; part < parts; ++part) {
-                    const int64_t head = heads * group / groups;
-                    bands.push_back({level,
-                                     {sample, head, heads * (group + 1) / groups - head},
-                                     tile_rows * part / parts,
-                                     tile_rows * (part + 1) / parts});
-                }
-    }
-
-    // Of the packed keys and values that a row of tiles reaches.
-    int64_t bytes_of_head(int level) const {
+        const int64_t tile_rows = ceiling(query.size[1], TILE_HEIGHT<T>), wanted = 4 * attention_.threads;
+        if (tile_rows == 0 || query.size[2] == 0) return;
         int64_t bytes = 1;
-        for (const Pair& pair : attention_.pairs) {
-            if (pair.level != level) continue;
-            const KeyLevel& source = attention_.sources[pair.source];
-            const Axis axis{attention_.levels[level].query.size[1], source.key.size[1]};
-            const double reached = TILE_HEIGHT<T> * double(axis.keys) / double(axis.queries) + 2 * pair.max_radius + 2;
-            bytes += int64_t(std::min(reached, double(axis.keys))) * source.key.size[2] *
-                     (padded<T>(source.key.size[4]) + padded<T>(source.value.size[4])) * int64_t(sizeof(T));
-        }
-        return bytes;
+        for (const Pair& pair : attention_.pairs)
+            if (pair.level == level) bytes += bytes_reached<T>(attention_, pair);
+        const std::vector<Heads> groups = groups_of(query.size[0], query.size[3], bytes, wanted);
+        const int64_t parts = parts_of(int64_t(groups.size()), tile_rows, wanted);
+        for (const Heads& heads : groups)
+            for (int64_t part = 0; part < parts; ++part)
+                bands.push_back({level, heads, tile_rows * part / parts, tile_rows * (part + 1) / parts});
     }
 
     void run(const Band& band, Workspace<T>& work) const {
@@ -97,14 +76,6 @@ class Forward {
         return Tile<T>(row * TILE_HEIGHT<T>, number * TILE_WIDTH<T>, level.query, extent);
     }
 
-    // The rows of keys that a row of tiles reaches at most.
-    void reached(const Pair& pair, const Band& band, Extent queries, int64_t row, int64_t& begin, int64_t& end) const {
-        const KeyLevel& source = attention_.sources[pair.source];
-        const Extent keys = extent_of(source.extent, band.heads.sample, source.key);
-        const int64_t y = row * TILE_HEIGHT<T>, last = std::min(y + TILE_HEIGHT<T>, queries.height) - 1;
-        Axis{queries.height, keys.height}.reached(y, last, pair.max_radius + attention_.softness, begin, end);
-    }
-
     void begin_sources(const Band& band, Extent queries, Workspace<T>& work) const {
         const size_t pairs = attention_.pairs.size();
         if (work.keys.size() < pairs) {
@@ -121,7 +92,7 @@ class Forward {
             for (int64_t row = band.last - 1; row >= band.first; --row) {
                 if (row * TILE_HEIGHT<T> >= queries.height) continue;
                 int64_t end;
-                reached(pair, band, queries, row, first, end);
+                reached<T>(attention_, pair, band.heads.sample, row, first, end);
                 capacity = std::max(capacity, end - first);
             }
             work.keys[i].begin(source.key, band.heads, first, capacity, width);
@@ -135,7 +106,7 @@ class Forward {
             const Pair& pair = attention_.pairs[i];
             if (pair.level != band.level) continue;
             int64_t begin, end;
-            reached(pair, band, queries, row, begin, end);
+            reached<T>(attention_, pair, band.heads.sample, row, begin, end);
             work.keys[i].reach(attention_.sources[pair.source].key, end);
             work.values[i].reach(attention_.sources[pair.source].value, end);
         }
