@@ -135,7 +135,7 @@ struct Tile {
     }
 };
 
-constexpr int CHUNK = 256;
+constexpr int CHUNK = 512;
 constexpr int PADDING = 8;
 
 // Where packed rows of pixels lie: row `first` at the beginning, row `first + capacity` in its place again.
