@@ -116,22 +116,16 @@ inline void clean(T* row, int64_t count) {
 template <class T>
 struct Radii {
     Vector<T> own, clamped, poison;
-    T largest = T(0.5);
 
     Radii(const Tile<T>& tile, const View& view, Plane plane, T bound) {
         // A query that does not exist reaches nothing.
         constexpr T nowhere = -std::numeric_limits<T>::infinity();
-        alignas(64) T values[LANES<T>], spoilt[LANES<T>] = {};
+        const Vector<T> least = broadcast<T>(T(0.5)), exists = tile.read({}, plane, T(1), T(-1));
         own = tile.read(view, plane, bound, nowhere);
-        store(values, own);
-        for (int lane = 0; lane < LANES<T>; ++lane) {
-            if (values[lane] == nowhere && !tile.has(lane)) continue;
-            if (values[lane] != values[lane]) spoilt[lane] = values[lane];
-            values[lane] = values[lane] > T(0.5) ? std::min(values[lane], bound) : T(0.5);
-            largest = std::max(largest, values[lane]);
-        }
-        clamped = load(values);
-        poison = load(spoilt);
+        // NaN reaches what the least radius does.
+        const Vector<T> within = where_not_negative<T>(own - least, min<T>(own, broadcast(bound)), least);
+        clamped = where_not_negative<T>(exists, within, broadcast(nowhere));
+        poison = where_not_negative<T>(own * own, Vector<T>{}, own);
     }
 };
 
@@ -140,18 +134,19 @@ template <class T>
 struct TileWindows {
     AxisWeights<T> rows, columns;
 
-    void make(const Tile<T>& tile, Extent queries, Extent keys, const Radii<T>& radii, T softness,
-              AxisBuffers<T>& row_buffers, AxisBuffers<T>& column_buffers) {
+    void measure(const Tile<T>& tile, Extent queries, Extent keys, double reach) {
         alignas(64) T y[LANES<T>], x[LANES<T>];
         for (int lane = 0; lane < LANES<T>; ++lane) {
             y[lane] = T(tile.y + lane / tile.WIDTH);
             x[lane] = T(tile.x + lane % tile.WIDTH);
         }
-        const T reach = radii.largest + softness;
-        rows.make({queries.height, keys.height}, y, radii.clamped, reach, tile.y, tile.y + tile.valid_rows - 1,
-                  softness, row_buffers);
-        columns.make({queries.width, keys.width}, x, radii.clamped, reach, tile.x, tile.x + tile.valid_columns - 1,
-                     softness, column_buffers);
+        rows.measure({queries.height, keys.height}, y, tile.y, tile.y + tile.valid_rows - 1, reach);
+        columns.measure({queries.width, keys.width}, x, tile.x, tile.x + tile.valid_columns - 1, reach);
+    }
+
+    void make(Vector<T> radius, T softness) {
+        rows.make(radius, softness);
+        columns.make(radius, softness);
     }
 };
 

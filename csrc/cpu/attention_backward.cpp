@@ -57,7 +57,7 @@ struct Workspace {
     Buffer<T> query_rows, query_lanes, out_rows, out_lanes, d_query, nowhere;
     Packed<T> keys, values;
     Sums<T> d_keys, d_values;
-    AxisBuffers<T> row_weights, column_weights;
+    TileWindows<T> windows;
     KeyList<T> list;
     Vector<T> unweighted[CHUNK + PADDING], d_logits[CHUNK + PADDING];
 };
@@ -97,6 +97,9 @@ class TileBackward {
     void run() {
         const int64_t heads = band_.heads.count;
         pack();
+        work_.windows.measure(tile_, extent_of(level_.extent, band_.heads.sample, level_.query),
+                              extent_of(source_.extent, band_.heads.sample, source_.key),
+                              pair_.max_radius + softness_);
         std::fill_n(work_.d_query.room(heads * query_size_), heads * query_size_, T(0));
         for (int64_t head = 0; head < heads; ++head) run(head);
         if (owned_) write_queries();
@@ -113,7 +116,6 @@ class TileBackward {
     const int64_t query_size_, out_size_;  // of a tile's rows
     Workspace<T>& work_;
 
-    TileWindows<T> windows_;
     bool listed_ = false;  // whether the list holds every key of the tile
     int64_t head_, row_, column_;
     Vector<T> lse_, gate_, d_lse_;
@@ -138,9 +140,7 @@ class TileBackward {
         const Plane plane = band_.heads.plane(head);
         const Radii<T> radii(tile_, pair_.radius, plane, T(pair_.max_radius));
         if (head == 0 || (pair_.radius && pair_.radius.stride[3] != 0)) {
-            windows_.make(tile_, extent_of(level_.extent, plane.sample, level_.query),
-                          extent_of(source_.extent, plane.sample, source_.key), radii, softness_, work_.row_weights,
-                          work_.column_weights);
+            work_.windows.make(radii.clamped, softness_);
             listed_ = false;
         }
         lse_ = tile_.read(pair_.lse, plane, T(0), T(0)) * T(LOG2_E);
@@ -179,19 +179,19 @@ class TileBackward {
     }
 
     void start() {
-        row_ = windows_.rows.begin;
-        column_ = windows_.columns.begin;
+        row_ = work_.windows.rows.begin;
+        column_ = work_.windows.columns.begin;
     }
 
-    bool finished() const { return listed_ || row_ == windows_.rows.end; }
+    bool finished() const { return listed_ || row_ == work_.windows.rows.end; }
 
     // Take the next chunk of keys and compute its exp(scale q.k - lse), unweighted, and dO.v.
     void next() {
         KeyList<T>& list = work_.list;
         if (!listed_) {
-            const bool begun = row_ == windows_.rows.begin && column_ == windows_.columns.begin;
-            list.fill(windows_.rows, windows_.columns, row_, column_, work_.keys.ring, band_.first, band_.last);
-            listed_ = begun && row_ == windows_.rows.end;
+            const bool begun = row_ == work_.windows.rows.begin && column_ == work_.windows.columns.begin;
+            list.fill(work_.windows.rows, work_.windows.columns, row_, column_, work_.keys.ring, band_.first, band_.last);
+            listed_ = begun && row_ == work_.windows.rows.end;
         }
         multiply(work_.query_lanes.room(0) + head_ * query_size_, work_.keys.rows(head_), source_.key.size[4], list.index,
                  list.count, [&](int k, Vector<T> product) {

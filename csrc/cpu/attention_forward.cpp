@@ -9,7 +9,7 @@ namespace {
 template <class T>
 struct Workspace {
     Buffer<T> query_rows, query_lanes, out, totals;
-    AxisBuffers<T> row_weights, column_weights;
+    TileWindows<T> windows;
     std::vector<Packed<T>> keys, values;
     KeyList<T> list;
     Vector<T> logits[CHUNK + PADDING];
@@ -153,7 +153,8 @@ class Forward {
         const KeyLevel& source = attention_.sources[pair.source];
         const Extent keys = extent_of(source.extent, heads.sample, source.key);
         const Ring ring = work.keys[number].ring;
-        TileWindows<T> windows;
+        TileWindows<T>& windows = work.windows;
+        if (!tile.empty()) windows.measure(tile, extent, keys, pair.max_radius + attention_.softness);
         bool listed = false;  // whether the list holds every key of the tile
         for (int64_t head = 0; head < heads.count; ++head) {
             const Plane plane = heads.plane(head);
@@ -163,7 +164,7 @@ class Forward {
             }
             const Radii<T> radii(tile, pair.radius, plane, T(pair.max_radius));
             if (head == 0 || (pair.radius && pair.radius.stride[3] != 0)) {
-                windows.make(tile, extent, keys, radii, T(attention_.softness), work.row_weights, work.column_weights);
+                windows.make(radii.clamped, T(attention_.softness));
                 listed = false;
             }
             Softmax softmax{work.out.room(LANES<T> * padded<T>(source.value.size[4]))};

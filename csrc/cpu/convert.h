@@ -65,6 +65,35 @@ HAMLET_INLINE void copy_row(const T* __restrict from, T* __restrict to, int64_t 
     if (i < count) store_first(to + i, load_first(from + i, count - i), count - i);
 }
 
+// One element of storage as a number, and back.
+template <class T, class S>
+HAMLET_INLINE T number_of(S stored) {
+    if constexpr (std::is_same_v<S, BFloat16>) return T(from_bfloat16(stored.bits));
+    else if constexpr (std::is_same_v<S, Float16>) {
+        T value;
+        read_half(&stored.bits, &value, 1);
+        return value;
+    } else return T(stored);
+}
+
+template <class T, class S>
+HAMLET_INLINE void set_number(S& stored, T value) {
+    if constexpr (std::is_same_v<S, BFloat16>) stored.bits = to_bfloat16(float(value));
+    else if constexpr (std::is_same_v<S, Float16>) write_half(&value, &stored.bits, 1);
+    else stored = S(value);
+}
+
+// Call `run` with a null pointer to the type of storage.
+template <class Run>
+inline void with_type(DType dtype, const Run& run) {
+    switch (dtype) {
+        case DType::float32: return run(static_cast<float*>(nullptr));
+        case DType::float64: return run(static_cast<double*>(nullptr));
+        case DType::bfloat16: return run(static_cast<BFloat16*>(nullptr));
+        case DType::float16: return run(static_cast<Float16*>(nullptr));
+    }
+}
+
 // `count` elements at `offset` of a tensor's data, all next to each other.
 template <class T>
 inline void read_row(const View& view, int64_t offset, T* __restrict to, int64_t count) {
@@ -130,7 +159,7 @@ inline void write_one(const View& view, int64_t offset, T value) {
     write_row(view, offset, &value, 1);
 }
 
-// Call `run` with a null pointer to the type of storage.
+// The same for the dtypes that are accumulated as T.
 template <class T, class Run>
 inline void with_storage(DType dtype, const Run& run) {
     if constexpr (sizeof(T) == 8) return run(static_cast<T*>(nullptr));

@@ -54,46 +54,57 @@ struct Axis {
     }
 };
 
-template <class T>
-struct AxisBuffers {
-    Buffer<Vector<T>> weights;
-    Buffer<unsigned> lanes;
-};
-
-// Weights along one axis, a vector of a tile's queries for each key: the ramp, not above 1, -1 for a key beyond it. A
-// key's weight is the lesser of its row's and its column's; a key exists where that is not negative.
+// Distances along one axis between a tile's queries and the keys that any radius lets them reach, a vector for each key;
+// from them the weights for radii: the ramp, not above 1, -1 for a key beyond it. A key's weight is the lesser of its row's
+// and its column's; a key exists where that is not negative.
 template <class T>
 struct AxisWeights {
-    int64_t begin = 0, end = 0;  // keys that some query reaches
+    int64_t begin = 0, end = 0;    // keys that some query reaches
     Vector<T>* weights = nullptr;  // of key `begin + i` at i
     unsigned* lanes = nullptr;     // which queries reach it, one bit each
 
-    void make(const Axis& axis, const T* query_of_lane, Vector<T> radius, T reach, int64_t first, int64_t last,
-              T softness, AxisBuffers<T>& buffers) {
-        axis.reached(first, last, reach, begin, end);
-        weights = buffers.weights.room(end - begin);
-        lanes = buffers.lanes.room(end - begin);
+    // Queries [first, last] of the axis, one of them in each lane.
+    void measure(const Axis& axis, const T* query_of_lane, int64_t first, int64_t last, double reach) {
+        axis.reached(first, last, reach, first_, last_);
+        const int64_t count = last_ - first_;
+        distances_.room(count);
+        weights_.room(count);
+        lanes_.room(count);
         // |key - centre| over a common denominator is exact until the one rounding of the quotient, which a residual
         // step makes right: a key at exactly the radius must not fall on the ramp.
         const T queries = T(axis.queries), denominator = 2 * queries;
-        const Vector<T> reciprocal = broadcast<T>(T(1) / denominator), steepness = broadcast<T>(T(1) / softness);
+        const Vector<T> reciprocal = broadcast<T>(T(1) / denominator);
+        const Vector<T> offset = (2 * load(query_of_lane) + 1) * T(axis.keys);
+        for (int64_t i = 0; i < count; ++i) {
+            const Vector<T> numerator = absolute<T>(queries * T(2 * (first_ + i) + 1) - offset);
+            const Vector<T> distance = numerator * reciprocal;
+            distances_.room(0)[i] = distance + (numerator - distance * denominator) * reciprocal;
+        }
+    }
+
+    void make(Vector<T> radius, T softness) {
+        begin = first_, end = last_;
+        weights = weights_.room(0), lanes = lanes_.room(0);
         const Vector<T> ones = broadcast<T>(T(1)), below_one = broadcast<T>(std::nextafter(T(1), T(0)));
         const Vector<T> least = broadcast<T>(std::numeric_limits<T>::epsilon() / 2);
-        const Vector<T> offset = (2 * load(query_of_lane) + 1) * T(axis.keys);
-        for (int64_t key = begin; key < end; ++key) {
-            const Vector<T> numerator = absolute<T>(queries * T(2 * key + 1) - offset);
-            Vector<T> distance = numerator * reciprocal;
-            distance += (numerator - distance * denominator) * reciprocal;
-            const Vector<T> margin = radius - distance;
+        const Vector<T> steepness = broadcast<T>(T(1) / softness), foot = broadcast<T>(-softness);
+        const Vector<T>* distances = distances_.room(0);
+        for (int64_t i = 0; i < end - begin; ++i) {
+            const Vector<T> margin = radius - distances[i];
             // Rounding must neither take a key of the ramp's foot away, nor put one of the ramp at full weight.
             const Vector<T> ramp = max<T>(least, min<T>(1 + margin * steepness, below_one));
             const Vector<T> weight = where_not_negative<T>(margin, ones, ramp);
-            weights[key - begin] = margin > broadcast<T>(-softness) ? weight : -ones;
-            lanes[key - begin] = not_negative<T>(weights[key - begin]);
+            weights[i] = where_not_negative<T>(foot - margin, -ones, weight);
+            lanes[i] = not_negative<T>(weights[i]);
         }
         for (; begin < end && !lanes[0]; ++begin, ++lanes) ++weights;
         while (end > begin && !lanes[end - 1 - begin]) --end;
     }
+
+   private:
+    int64_t first_ = 0, last_ = 0;
+    Buffer<Vector<T>> distances_, weights_;
+    Buffer<unsigned> lanes_;
 };
 
 // A tile of queries: where its lanes lie, and which of them are queries at all.
@@ -120,18 +131,34 @@ struct Tile {
     // A view (B, H, W, N) at each query, `absent` without a view; `nowhere` in the lanes that hold no query.
     Vector<T> read(const View& view, Plane plane, T absent, T nowhere) const {
         alignas(64) T values[LANES<T>];
-        for (T& value : values) value = nowhere;
-        for (int row = 0; row < valid_rows; ++row)
-            for (int column = 0; column < valid_columns; ++column)
-                values[row * WIDTH + column] =
-                    view ? read_one<T>(view, plane.offset(view, y + row, x + column)) : absent;
+        store(values, broadcast(nowhere));
+        for_each_lane(valid_rows, valid_columns, [&](int lane) { values[lane] = absent; });
+        if (!view) return load(values);
+        with_type(view.dtype, [&](auto* storage) {
+            const auto* data = reinterpret_cast<decltype(storage)>(view.data) + plane.offset(view, y, x);
+            for_each_lane(valid_rows, valid_columns, [&](int lane) {
+                values[lane] = number_of<T>(data[lane / WIDTH * view.stride[1] + lane % WIDTH * view.stride[2]]);
+            });
+        });
         return load(values);
     }
 
     void write(const View& view, Plane plane, Vector<T> vector) const {
+        alignas(64) T values[LANES<T>];
+        store(values, vector);
+        with_type(view.dtype, [&](auto* storage) {
+            auto* data = reinterpret_cast<decltype(storage)>(view.data) + plane.offset(view, y, x);
+            for_each_lane(rows, columns, [&](int lane) {
+                set_number(data[lane / WIDTH * view.stride[1] + lane % WIDTH * view.stride[2]], values[lane]);
+            });
+        });
+    }
+
+   private:
+    template <class Run>
+    static HAMLET_INLINE void for_each_lane(int rows, int columns, const Run& run) {
         for (int row = 0; row < rows; ++row)
-            for (int column = 0; column < columns; ++column)
-                write_one<T>(view, plane.offset(view, y + row, x + column), vector[row * WIDTH + column]);
+            for (int column = 0; column < columns; ++column) run(row * WIDTH + column);
     }
 };
 
@@ -194,10 +221,11 @@ struct KeyList {
    private:
     void note(unsigned lanes, int taken, bool asked) {
         constexpr unsigned of_tile_row = (1u << TILE_WIDTH<T>)-1;
+        // Written without branches, which no processor could foretell.
         for (int i = 0; i < TILE_HEIGHT<T>; ++i) {
-            if (!(lanes >> (i * TILE_WIDTH<T>) & of_tile_row)) continue;
-            if (begin[i] == end[i]) begin[i] = count;
-            end[i] = count + taken;
+            const bool reached = lanes >> (i * TILE_WIDTH<T>) & of_tile_row;
+            begin[i] = reached && end[i] == 0 ? count : begin[i];
+            end[i] = reached ? count + taken : end[i];
         }
         if (asked) {
             if (row_begin == row_end) row_begin = count;
