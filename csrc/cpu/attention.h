@@ -59,15 +59,16 @@ class Packed {
         with_storage<T>(view.dtype, [&](auto* storage) {
             using S = std::remove_pointer_t<decltype(storage)>;
             Vector<T> nothing = {};
-            for (; last_ < row; ++last_)
-                for (int64_t x = 0; x < ring.width; ++x)
+            for (; last_ < row; ++last_) {
+                const S* from = reinterpret_cast<const S*>(view.data) + heads_.plane(0).offset(view, last_, 0);
+                T* to = rows(0).at(ring.index(last_, 0));
+                for (int64_t x = 0; x < ring.width; ++x, from += view.stride[2], to += pitch_)
                     for (int64_t head = 0; head < heads_.count; ++head) {
-                        T* to = rows(head).at(ring.index(last_, x));
-                        const S* from = reinterpret_cast<const S*>(view.data) + heads_.plane(head).offset(view, last_, x);
-                        ask_for(from + PIXELS_AHEAD * view.stride[2], view.size[4]);
-                        read_padded(from, view.size[4], to);
-                        nothing += not_finite(to, pitch_);
+                        const S* own = from + head * view.stride[3];
+                        ask_for(own + PIXELS_AHEAD * view.stride[2], view.size[4]);
+                        nothing += read_padded(own, view.size[4], to + head * ring.capacity * ring.width * pitch_);
                     }
+            }
             finite &= is_zero<T>(nothing);
         });
     }

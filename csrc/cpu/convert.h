@@ -239,12 +239,18 @@ HAMLET_INLINE void store_all(S* to, Vector<T> vector) {
     else store_where(to, vector, first_lanes<T>(LANES<T>));
 }
 
-// `count` elements, then zeros up to a whole vector.
+// `count` elements, then zeros up to a whole vector. Returns zeros, and NaN in a lane that read what is not finite.
 template <class T, class S>
-HAMLET_INLINE void read_padded(const S* from, int64_t count, T* to) {
+HAMLET_INLINE Vector<T> read_padded(const S* from, int64_t count, T* to) {
+    Vector<T> nothing = {};
+    const auto take = [&](int64_t i, Vector<T> vector) {
+        nothing += vector - vector;
+        store(to + i, vector);
+    };
     int64_t i = 0;
-    for (; i + LANES<T> <= count; i += LANES<T>) store(to + i, load_all<T>(from + i));
-    if (i < count) store(to + i, load_where(from + i, first_lanes<T>(count - i)));
+    for (; i + LANES<T> <= count; i += LANES<T>) take(i, load_all<T>(from + i));
+    if (i < count) take(i, load_where(from + i, first_lanes<T>(count - i)));
+    return nothing;
 }
 
 template <class T, class S>
