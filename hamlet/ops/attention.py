@@ -152,18 +152,17 @@ def prepare(
     checks.is_tensor("value", value, ndim=5, shape=VALUE_SHAPE)
     checks.same_kind(query=query, key=key, value=value)
     grids(query, key, value)
-    windows = query.shape[:4]
     softness = checks.number("softness", softness, above=0)
     max_radius = checks.number("max_radius", max_radius, least=0.5)
     scale = default_scale(query) if scale is None else checks.number("scale", scale)
     radii: Tensor | None = None
     if isinstance(radius, Tensor):
-        radii = checks.broadcastable("radius", radius, windows, query, "(B, Hq, Wq, N)")
+        radii = checks.broadcastable("radius", radius, query.shape[:4], query, "(B, Hq, Wq, N)")
     else:
         # One radius for all is the bound itself: the kernels then need no tensor, and look no further than it reaches.
         max_radius = min(max(checks.number("radius", radius), 0.5), max_radius)
     if gate is not None:
-        gate = checks.broadcastable("gate", gate, windows, query, "(B, Hq, Wq, N)")
+        gate = checks.broadcastable("gate", gate, query.shape[:4], query, "(B, Hq, Wq, N)")
     for name, extent in (("query_extent", query_extent), ("key_extent", key_extent)):
         if extent is not None:
             checks.integer_tensor(name, extent, (query.shape[0], 2), query, "(B, 2)")
@@ -173,9 +172,10 @@ def prepare(
 def grids(query: Tensor, key: Tensor, value: Tensor, suffix: str = "") -> None:
     """Raise unless the sizes of query, key and value go together; ``suffix`` is added to their names."""
     batch, _, _, heads, channels = query.shape
+    _, height, width, _, _ = key.shape
     checks.sizes(f"key{suffix}", key, (batch, None, None, heads, channels), f"{KEY_SHAPE} of the query")
-    checks.sizes(f"value{suffix}", value, (*key.shape[:4], None), f"{VALUE_SHAPE} on the key's grid")
-    if 0 in key.shape[1:3] and 0 not in query.shape[:4]:
+    checks.sizes(f"value{suffix}", value, (batch, height, width, heads, None), f"{VALUE_SHAPE} on the key's grid")
+    if (height == 0 or width == 0) and 0 not in query.shape[:4]:
         raise ValueError(
             f"key{suffix}: got shape {tuple(key.shape)}, expected at least one pixel for the queries to see"
         )
@@ -186,9 +186,9 @@ def default_scale(query: Tensor) -> float:
 
 
 def _check_values(query: Tensor, key: Tensor, value: Tensor, radius: Any, gate: Any, *rest: Any) -> None:
-    query_extent, key_extent, *_ = rest
-    checks.extent_values("query_extent", query_extent, *query.shape[1:3])
-    checks.extent_values("key_extent", key_extent, *key.shape[1:3])
+    for name, extent, grid in (("query_extent", rest[0], query), ("key_extent", rest[1], key)):
+        if extent is not None:
+            checks.extent_values(name, extent, *grid.shape[1:3])
 
 
 def fake(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -95,16 +95,19 @@ def choose(operator: str, name: str | None, arguments: Sequence[Any]) -> Backend
     """The backend asked for, or the first that can serve; ValueError with the reasons when the named one cannot."""
     if name is None and (name := os.environ.get("HAMLET_BACKEND") or None) is not None:
         check_name("HAMLET_BACKEND", name)
-    why_not: list[str] = []
-    for candidate in (name,) if name is not None else NAMES:
-        why = _reasons_of(operator, candidate, arguments)
-        if not why:
-            backend = _backends[operator][candidate]
-            if name is None and candidate == "reference" and _on_gpu(arguments):
-                _warn_of_reference(operator, "; ".join(why_not))
-            return backend
-        why_not.append(f"{candidate}: {', '.join(why)}")
-    raise ValueError(f"backend: got {name!r}, which cannot serve {operator}: {'; '.join(why_not)}")
+    if name is not None:
+        if why := _reasons_of(operator, name, arguments):
+            raise ValueError(f"backend: got {name!r}, which cannot serve {operator}: {name}: {', '.join(why)}")
+        return _backends[operator][name]
+    for candidate in NAMES:  # the last of them, the reference, takes anything
+        backend = _backends[operator].get(candidate)
+        if backend is not None and not backend.reasons(*arguments):
+            break
+    assert backend is not None
+    if backend.name == "reference" and _on_gpu(arguments):
+        why_not = {name: why for name, why in reasons(operator, arguments).items() if why}
+        _warn_of_reference(operator, "; ".join(f"{name}: {', '.join(why)}" for name, why in why_not.items()))
+    return backend
 
 
 def _reasons_of(operator: str, name: str, arguments: Sequence[Any]) -> list[str]:

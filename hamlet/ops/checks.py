@@ -41,19 +41,23 @@ def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> No
 
 def sizes(name: str, tensor: Tensor, expected: Sequence[int | None], meaning: str) -> None:
     """Raise unless every size of ``tensor`` equals the expected one (None: any)."""
-    if any(want is not None and got != want for got, want in zip(tensor.shape, expected, strict=True)):
-        wanted = ", ".join("any" if want is None else str(want) for want in expected)
-        raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected ({wanted}), that is {meaning}")
+    for got, want in zip(tensor.shape, expected, strict=True):
+        if want is not None and got != want:
+            wanted = ", ".join("any" if want is None else str(want) for want in expected)
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected ({wanted}), that is {meaning}")
 
 
 def number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf) -> float:
     """Return a finite float that is at least ``least`` and greater than ``above``."""
-    bounds = f"a finite number > {above}" if above > -math.inf else f"a finite number >= {least}"
-    if isinstance(value, bool) or not isinstance(value, float | int):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected {bounds}")
-    if not (-math.inf < value < math.inf and value >= least and value > above):
-        raise ValueError(f"{name}: got {value}, expected {bounds}")
-    return float(value)
+    if isinstance(value, (float, int)) and not isinstance(value, bool):
+        if -math.inf < value < math.inf and value >= least and value > above:
+            return float(value)
+        raise ValueError(f"{name}: got {value}, expected {_bounds(least, above)}")
+    raise TypeError(f"{name}: got {type(value).__name__}, expected {_bounds(least, above)}")
+
+
+def _bounds(least: float, above: float) -> str:
+    return f"a finite number > {above}" if above > -math.inf else f"a finite number >= {least}"
 
 
 def whole_number(name: str, value: object) -> int:

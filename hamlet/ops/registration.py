@@ -114,7 +114,7 @@ def _implement_forward(
             outgoing[position] = None if inputs[position] is None else gradient
         return (*outgoing, None)
 
-    _register(operator.forward, run, fake, Formulas(save, differentiate))
+    _register(operator.forward, fake, Formulas(run, save, differentiate))
 
 
 def _implement_backward(
@@ -146,11 +146,14 @@ def _implement_backward(
             return (*(_no_gradient(argument) for argument in arguments), None)
         return (*transforms.vector_jacobian(recomputed, arguments, gradients), None)
 
-    _register(operator.backward, run, fake, Formulas(lambda ctx, inputs, output: _save(ctx, inputs), differentiate))
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _save(ctx, inputs)
+
+    _register(operator.backward, fake, Formulas(run, save, differentiate))
 
 
-def _register(op: Any, kernel: Callable[..., Any], fake: Callable[..., Any], formulas: Formulas) -> None:
-    library.impl(op, kernel, "CompositeExplicitAutograd")
+def _register(op: Any, fake: Callable[..., Any], formulas: Formulas) -> None:
+    library.impl(op, formulas.run, "CompositeExplicitAutograd")
     torch.library.register_fake(op, lambda *arguments: fake(*arguments[:-1]), lib=library)
     torch.library.register_autograd(op, formulas.differentiate, setup_context=formulas.save, lib=library)
     torch.library.register_vmap(op, transforms.vmap_rule(op), lib=library)

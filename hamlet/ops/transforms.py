@@ -1,7 +1,8 @@
-"""torch.func over the operators: vmap, and grad, vjp and jacrev, alone or nested.
+"""Calling a registered operator, straight to its kernel where nothing looks on, and under torch.func's transforms.
 
-An autograd formula registered with ``torch.library`` is refused inside a functorch transform, which wants an
-``autograd.Function`` that it can take apart. :func:`call` gives it one, made of the same formulas.
+vmap, and grad, vjp and jacrev, work alone or nested. An autograd formula registered with ``torch.library`` is refused
+inside a functorch transform, which wants an ``autograd.Function`` that it can take apart: :func:`call` gives it one,
+made of the same formulas.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hamlet.ops import dispatch
 from hamlet.ops.nested import flatten, join, map_tensors, split
 
 
 class Formulas(NamedTuple):
-    """How one registered operator saves for its backward, and the backward."""
+    """What one registered operator runs, how it saves for its backward, and the backward."""
 
+    run: Callable[..., Any]
     save: Callable[..., None]
     differentiate: Callable[..., tuple[Any, ...]]
 
@@ -31,7 +34,11 @@ def register(op: Any, formulas: Formulas) -> None:
 
 def call(op: Any, *arguments: Any) -> Any:
     """``op(*arguments)``, which also works inside torch.func's transforms."""
-    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling():
+        return op(*arguments)
+    if not dispatch.needed(arguments):
+        return _formulas[op].run(*arguments)
+    if not torch._C._are_functorch_transforms_active():
         return op(*arguments)
     layout, tensors = split(arguments)
     plan = _Plan(op, layout)

@@ -96,7 +96,7 @@ def fenced(monkeypatch):
     def empty_like(self, memory_format=torch.contiguous_format):
         return allocate(self.shape, self.dtype, memory_format)
 
-    def empty(shape, dtype=None, memory_format=torch.contiguous_format):
+    def empty(*shape, dtype=None, memory_format=torch.contiguous_format):
         return allocate(shape, dtype, memory_format)
 
     def new_zeros(self, shape, dtype=None):

@@ -26,8 +26,9 @@ def forward(
     """The output in query's dtype, and the log-sum-exp."""
     query, key, value = map(channels_together, (query, key, value))
     query_extent, key_extent = extents(query_extent), extents(key_extent)
-    out = query.new_empty((*query.shape[:4], value.shape[4]))
-    lse = query.new_empty(query.shape[:4], dtype=accumulation_dtype(query.dtype))
+    batch, height, width, heads, _ = query.shape
+    out = torch.empty(batch, height, width, heads, value.shape[4], dtype=query.dtype)
+    lse = torch.empty(batch, height, width, heads, dtype=accumulation_dtype(query.dtype))
     module.attention_forward(
         [(view(query), view(out), None, view(query_extent))],
         [(view(key), view(value), None, None, view(key_extent))],

@@ -29,8 +29,7 @@ def forward(
     input, weight = input.contiguous(memory_format=layout), weight.contiguous()
     dilations, extent = _table(input, dilation_tensor, dilation, max_dilation), extents(extent)
     height, width = ((size + stride - 1) // stride for size in input.shape[2:])
-    shape = (input.shape[0], weight.shape[1], height, width)
-    output = torch.empty(shape, dtype=input.dtype, memory_format=layout)
+    output = torch.empty(input.shape[0], weight.shape[1], height, width, dtype=input.dtype, memory_format=layout)
     module.convolution_forward(
         *map(view, (input, weight, bias, output, None, None, None, None, dilations, extent)),
         *(stride, groups, residual, layout == torch.channels_last, torch.get_num_threads()),

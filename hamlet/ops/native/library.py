@@ -39,13 +39,13 @@ module, why_missing = _load()
 """``hamlet._native``, or None and the reason."""
 
 
-def reasons(*tensors: Tensor) -> list[str]:
-    """Why the native kernels cannot take these tensors, whatever the operator."""
+def reasons(tensor: Tensor) -> list[str]:
+    """Why the native kernels cannot take this tensor, and those that are like it, whatever the operator."""
     found = [] if why_missing is None else [why_missing]
-    device = tensors[0].device.type
-    if device != "cpu":
-        found.append(f"it runs on the CPU, the tensors are on {device}")
-    found += [f"it takes no {tensor.dtype}" for tensor in tensors[:1] if tensor.dtype not in CODES]
+    if not tensor.is_cpu:
+        found.append(f"it runs on the CPU, the tensors are on {tensor.device.type}")
+    if tensor.dtype not in CODES:
+        found.append(f"it takes no {tensor.dtype}")
     return found
 
 
@@ -58,7 +58,7 @@ def view(tensor: Tensor | None) -> View | None:
 
 def channels_together(tensor: Tensor) -> Tensor:
     """``tensor`` with its last dimension's elements next to each other, copied if they are not."""
-    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+    return tensor if tensor.stride()[-1] == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
 
 
 def extents(extent: Tensor | None) -> Tensor | None:
