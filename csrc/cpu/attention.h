@@ -108,11 +108,6 @@ inline void transpose(const T* from, int64_t channels, T factor, T* to) {
     }
 }
 
-template <class T>
-inline void clean(T* row, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) row[i] = std::isfinite(row[i]) ? row[i] : T(0);
-}
-
 // The clamped radii of a tile, and what NaN among them does to the results.
 template <class T>
 struct Radii {

@@ -12,7 +12,7 @@ from tests.ops import dense
 
 pytestmark = pytest.mark.usefixtures("every_instruction_set")
 
-native = pytest.importorskip("hamlet._native")
+native = pytest.importorskip("hamlet._native", reason="there was no C++ compiler to build the native kernels with")
 SENTINEL = 4096.0
 
 
