@@ -182,9 +182,4 @@ inline std::vector<Heads> groups_of(int64_t samples, int64_t heads, int64_t byte
     return groups;
 }
 
-// In how many parts each group's rows are cut, so that every thread finds work.
-inline int64_t parts_of(int64_t groups, int64_t rows, int64_t wanted) {
-    return std::clamp<int64_t>(ceiling(wanted, std::max<int64_t>(groups, 1)), 1, rows);
-}
-
 }  // namespace hamlet::HAMLET_ISA

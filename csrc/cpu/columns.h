@@ -1,8 +1,7 @@
-// How a depthwise kernel walks over an image: vectors of pixels, going down the rows that a dilation apart.
+// How a depthwise kernel walks over a plane: vectors of pixels, going down the rows that are a dilation apart.
 //
-// As many rows as the dilation says, seen as one, make a row whose neighbours above and below are the vertical taps. It
-// lies in one piece in a contiguous image, where a vector holds pixels of one channel, and pixel by pixel in a
-// channels_last one, where a vector holds channels of one pixel. Masks keep every tap inside the image: nothing is copied.
+// As many rows as the dilation says, seen as one, make a row whose neighbours above and below are the vertical taps. Masks
+// keep every tap inside the plane: nothing is copied.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +20,7 @@ constexpr int MOST_TAPS = 5;
 
 template <class T>
 struct Column {
-    int64_t offset;            // of the vector, in elements from the image's first pixel
+    int64_t offset;            // of the vector's first pixel
     Mask<T> pixels[MOST_TAPS]; // lanes whose pixel, moved by a horizontal tap, holds something
     Mask<T> inside;            // lanes that are pixels of the image
     bool whole;                // in every row but the last a whole vector lies in the plane, and all of it holds something
@@ -30,8 +29,6 @@ struct Column {
 struct Walk {
     Size image, valid;  // the image, and the part of it that holds something
     int64_t dilation, taps;
-    int64_t unit;       // elements between pixels
-    int64_t lanes;      // channels in a vector, 0 where pixels are in the lanes
     bool operator==(const Walk&) const = default;
 };
 
@@ -46,13 +43,13 @@ class Columns {
     void make(const Walk& walk) {
         made_ = walk;
         rows = ceiling(walk.valid.height, walk.dilation);
-        pitch = walk.dilation * walk.image.width * walk.unit;
-        reach = walk.dilation * walk.unit;
+        pitch = walk.dilation * walk.image.width;
+        reach = walk.dilation;
         middle = walk.taps / 2;
         body.clear();
         last.clear();
         const int64_t pixels = std::min(walk.dilation, walk.image.height) * walk.image.width;
-        for (int64_t first = 0; first < pixels; first += walk.lanes ? 1 : LANES<T>) {
+        for (int64_t first = 0; first < pixels; first += LANES<T>) {
             body.push_back(column(first, 0, pixels));
             last.push_back(column(first, (rows - 1) * walk.dilation, pixels));
         }
@@ -61,20 +58,19 @@ class Columns {
     // Zeros in the image's rows below those that are walked over.
     template <class S>
     void clear_below(S* image) const {
-        const int64_t step = made_.lanes ? 1 : LANES<T>, pixels = made_.image.height * made_.image.width;
-        for (int64_t first = rows * made_.dilation * made_.image.width; first < pixels; first += step)
-            store_where(image + first * made_.unit, Vector<T>{}, first_lanes<T>(made_.lanes ? made_.lanes : pixels - first));
+        const int64_t pixels = made_.image.height * made_.image.width;
+        for (int64_t first = rows * pitch; first < pixels; first += LANES<T>)
+            store_where(image + first, Vector<T>{}, first_lanes<T>(pixels - first));
     }
 
    private:
-    Walk made_{{0, 0}, {0, 0}, 0, 0, 0, 0};
+    Walk made_{{0, 0}, {0, 0}, 0, 0};
 
     Column<T> column(int64_t first, int64_t top, int64_t pixels) const {
         Column<T> column{};
-        column.offset = first * made_.unit;
+        column.offset = first;
         column.whole = made_.valid == made_.image &&
-                       (made_.lanes ? made_.lanes == LANES<T>
-                                    : (rows - 2) * pitch + first + LANES<T> <= made_.image.height * made_.image.width);
+                       (rows - 2) * pitch + first + LANES<T> <= made_.image.height * made_.image.width;
         for (int64_t tap = 0; tap < made_.taps; ++tap) {
             const int64_t right = (tap - made_.taps / 2) * made_.dilation;
             column.pixels[tap] = lanes(first, pixels, [&](int64_t pixel) {
@@ -89,7 +85,6 @@ class Columns {
 
     template <class Holds>
     Mask<T> lanes(int64_t first, int64_t pixels, const Holds& holds) const {
-        if (made_.lanes) return first_lanes<T>(holds(first) ? made_.lanes : 0);
         uint32_t bits = 0;
         for (int64_t lane = 0; lane < std::min<int64_t>(LANES<T>, pixels - first); ++lane)
             bits |= uint32_t(holds(first + lane)) << lane;

@@ -1,44 +1,53 @@
 // Dynamic convolution forward.
 #include "convolution.h"
 #include "grouped.h"
+#include "rolling.h"
 
 namespace hamlet::HAMLET_ISA {
 namespace {
 
 template <class T, class S, int K>
 void depthwise(const Convolution& c) {
-    for_each_strip<T>(c, [&](const Strip& strip) {
+    for_each_strip(c, [&](const Strip& strip) {
         const Columns<T>& walk = columns_of<T>(c, strip);
-        const Vector<T>*const filters = read_filters<T>(c, strip, false), *const biases = read_bias<T>(c, strip);
+        const Vector<T>* const filters = read_filters<T>(c, strip, false);
         for (int64_t plane = 0; plane < strip.planes; ++plane)
-            correlate<T, S, K>(walk, strip, plane, c.input, c.output, filters, biases);
+            correlate<T, S, K>(walk, strip, plane, c.input, c.output, filters,
+                               bias_of<T>(c, strip.sample, strip.first + plane));
     });
 }
 
 template <class T, class S>
+void depthwise_channels_last(const Convolution& c) {
+    const int64_t samples = c.output.size[0], height = c.output.size[2];
+    const int64_t parts = parts_of(samples, std::max<int64_t>(height, 1), 4 * c.threads);
+    parallel_for(c.threads, samples * parts, [&](int64_t item) {
+        const int64_t part = item % parts;
+        correlate_rows<T, S>(c, chunks_of<T>(c, item / parts), c.input, c.output, false, height * part / parts,
+                             height * (part + 1) / parts);
+    });
+}
+
+template <class T>
 void grouped(const Convolution& c) {
     const int64_t inputs = c.weight.size[2], outputs = c.weight.size[1] / c.groups;
-    const bool flat = lies_flat(c.input, c.stride), flat_output = c.output.stride[3] == 1;
-    parallel_for(c.threads, c.input.size[0] * c.groups, [&](int64_t item) {
+    const Size grid = size_of(c.output);
+    for_each_bundle<T>(c, [&](int64_t sample, int64_t first, int64_t count) {
         static thread_local Buffer<T> gathered, unfinished, biases;
-        const int64_t sample = item / c.groups, group = item % c.groups;
-        const Size valid = valid_size(c, sample), grid = size_of(c.output);
-        const Group from{sample, group * inputs, inputs}, to{sample, group * outputs, outputs};
-        const Stencil<T>& stencil = stencil_of<T>({grid, valid, c.weight.size[3], c.weight.size[4],
-                                                   dilation_of(c, sample, group, valid), c.stride, -1, -1});
-        const GroupFilters<T> filters = read_group<T>(c, sample, group * outputs, outputs, inputs, false);
-        T* bias = biases.room(outputs);
-        for (int64_t o = 0; o < outputs; ++o) bias[o] = bias_of<T>(c, sample, group * outputs + o);
-        const auto run = [&](const auto& sources) {
-            if (flat_output) return correlate(stencil, filters, bias, sources, in_place<S>(c.output, to));
-            const Grids<T> targets = scratch_grids<T>(to, 1, grid, unfinished);
-            correlate(stencil, filters, bias, sources, targets);
-            scatter(targets, c.output, to, 1, grid);
-        };
-        if (flat) return run(in_place<S>(c.input, from));
-        const Grids<T> sources = scratch_grids<T>(from, c.stride, grid, gathered);
-        gather(c.input, from, c.stride, grid, sources);
-        run(sources);
+        const Size valid = valid_size(c, sample);
+        const Channels from{sample, first * inputs, count * inputs}, to{sample, first * outputs, count * outputs};
+        const Grids<T> sources = readable_grids<T>(c.input, from, c.stride, grid, gathered);
+        const Grids<T> targets = writable_grids<T>(c.output, to, 1, grid, unfinished);
+        T* const bias = biases.room(to.count);
+        for (int64_t o = 0; o < to.count; ++o) bias[o] = bias_of<T>(c, sample, to.first + o);
+        for (int64_t i = 0; i < count; ++i) {
+            const Stencil<T>& stencil =
+                stencil_of<T>({grid, valid, c.weight.size[3], c.weight.size[4],
+                               dilation_of(c, sample, first + i, valid), c.stride, -1, -1});
+            const GroupFilters<T> filters = read_group<T>(c, sample, (first + i) * outputs, outputs, inputs, false);
+            correlate(stencil, filters, bias + i * outputs, sources.from(i * inputs), targets.from(i * outputs));
+        }
+        scatter_back(targets, c.output, to, 1, grid);
     });
 }
 
@@ -46,7 +55,9 @@ template <class T>
 void run(const Convolution& c) {
     with_storage<T>(c.input.dtype, [&](auto* storage) {
         using S = std::remove_pointer_t<decltype(storage)>;
-        if (!is_depthwise(c)) return grouped<T, S>(c);
+        if (!is_depthwise(c)) return grouped<T>(c);
+        if (c.channels_last) return depthwise_channels_last<T, S>(c);
+        if (!is_small(c)) return grouped<T>(c);
         switch (c.weight.size[3]) {
             case 1: return depthwise<T, S, 1>(c);
             case 3: return depthwise<T, S, 3>(c);

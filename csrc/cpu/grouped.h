@@ -33,9 +33,9 @@ inline GroupFilters<T> read_group(const Convolution& c, int64_t sample, int64_t 
 }
 
 // sums[o][spot] of OUTPUTS channels from `first` and SPOTS vectors from `spot`, written to the targets.
-template <class T, class S, class R, int OUTPUTS, int SPOTS>
+template <class T, int OUTPUTS, int SPOTS>
 HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
-                                   const Grids<S>& sources, const Grids<R>& targets, int64_t spot, int64_t first) {
+                                   const Grids<T>& sources, const Grids<T>& targets, int64_t spot, int64_t first) {
     Vector<T> sums[OUTPUTS][SPOTS];
 #pragma GCC unroll 8
     for (int o = 0; o < OUTPUTS; ++o)
@@ -43,11 +43,14 @@ HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters
         for (int i = 0; i < SPOTS; ++i) sums[o][i] = broadcast(start ? start[first + o] : T(0));
     const auto *const begin = stencil.taps.data(), *const end = begin + stencil.taps.size();
     for (int64_t channel = 0; channel < filters.from; ++channel) {
-        const S* from = sources.of(channel) + spot * LANES<T>;
+        const T* from = sources.of(channel) + spot * LANES<T>;
         const T* weights = filters.at(channel, 0) + first;
         const Mask<T>* masks = stencil.sources(0) + spot;
+        // Of the group after this one.
+        if (first == 0)
+            for (int i = 0; i < SPOTS; ++i) __builtin_prefetch(from + filters.from * sources.channel + i * LANES<T>);
         for (const auto* tap = begin; tap != end; ++tap, masks += stencil.spots) {
-            const S* at = from + tap->offset;
+            const T* at = from + tap->offset;
             const T* weight = weights + tap->index * filters.to;
             Vector<T> pixels[SPOTS];
 #pragma GCC unroll 8
@@ -62,37 +65,41 @@ HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters
     }
 #pragma GCC unroll 8
     for (int o = 0; o < OUTPUTS; ++o) {
-        R* to = targets.of(first + o) + spot * LANES<T>;
+        T* to = targets.of(first + o) + spot * LANES<T>;
 #pragma GCC unroll 8
-        for (int i = 0; i < SPOTS; ++i)
+        for (int i = 0; i < SPOTS; ++i) {
+            __builtin_prefetch(to + filters.to * targets.channel + i * LANES<T>, 1);
             store_where(to + i * LANES<T>, zero_unless<T>(stencil.target(spot + i), sums[o][i]), stencil.inside(spot + i));
+        }
     }
 }
 
-template <class T, class S, class R, int OUTPUTS, int SPOTS>
+template <class T, int OUTPUTS, int SPOTS>
 inline void correlate_channels(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
-                               const Grids<S>& sources, const Grids<R>& targets, int64_t first) {
+                               const Grids<T>& sources, const Grids<T>& targets, int64_t first) {
     int64_t spot = 0;
     for (; spot + SPOTS <= stencil.spots; spot += SPOTS)
-        correlate_spots<T, S, R, OUTPUTS, SPOTS>(stencil, filters, start, sources, targets, spot, first);
+        correlate_spots<T, OUTPUTS, SPOTS>(stencil, filters, start, sources, targets, spot, first);
     for (; spot < stencil.spots; ++spot)
-        correlate_spots<T, S, R, OUTPUTS, 1>(stencil, filters, start, sources, targets, spot, first);
+        correlate_spots<T, OUTPUTS, 1>(stencil, filters, start, sources, targets, spot, first);
 }
 
-template <class T, class S, class R>
-inline void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<S>& sources,
-                      const Grids<R>& targets) {
-    constexpr int MOST = VECTOR_REGISTERS == 32 ? 8 : 4;
+template <class T>
+inline void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<T>& sources,
+                      const Grids<T>& targets) {
     int64_t first = 0;
-    for (; first + MOST <= filters.to; first += MOST)
-        correlate_channels<T, S, R, MOST, 3>(stencil, filters, start, sources, targets, first);
+    if constexpr (VECTOR_REGISTERS == 32)
+        for (; first + 8 <= filters.to; first += 8)
+            correlate_channels<T, 8, 3>(stencil, filters, start, sources, targets, first);
+    for (; first + 4 <= filters.to; first += 4)
+        correlate_channels<T, 4, VECTOR_REGISTERS == 32 ? 6 : 3>(stencil, filters, start, sources, targets, first);
     for (; first < filters.to; ++first)
-        correlate_channels<T, S, R, 1, 6>(stencil, filters, start, sources, targets, first);
+        correlate_channels<T, 1, 6>(stencil, filters, start, sources, targets, first);
 }
 
 // The gradients of one tap's filters, OUTPUTS x INPUTS of them: as many as a vector has lanes, which are summed together.
-template <class T, class S, class R, int OUTPUTS, int INPUTS>
-HAMLET_INLINE void pair_up(const Stencil<T>& stencil, int64_t tap, const Grids<S>& inputs, const Grids<R>& grads,
+template <class T, int OUTPUTS, int INPUTS>
+HAMLET_INLINE void pair_up(const Stencil<T>& stencil, int64_t tap, const Grids<T>& inputs, const Grids<T>& grads,
                            int64_t input, int64_t output, T (&result)[OUTPUTS * INPUTS]) {
     Vector<T> sums[OUTPUTS * INPUTS] = {};
     const int64_t offset = stencil.taps[tap].offset;

@@ -1,9 +1,12 @@
 // One parallel region over independent items, in one phase or several.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <vector>
+
+#include "../view.h"
 
 namespace hamlet::HAMLET_ISA {
 
@@ -38,6 +41,11 @@ void parallel_phases(int threads, const std::vector<int64_t>& counts, const Run&
 template <class Run>
 void parallel_for(int threads, int64_t count, const Run& run) {
     parallel_phases(threads, {count}, [&](size_t, int64_t item) { run(item); });
+}
+
+// In how many parts each group's rows are cut, so that every thread finds work.
+inline int64_t parts_of(int64_t groups, int64_t rows, int64_t wanted) {
+    return std::clamp<int64_t>(ceiling(wanted, std::max<int64_t>(groups, 1)), 1, rows);
 }
 
 }  // namespace hamlet::HAMLET_ISA

@@ -1,4 +1,4 @@
-// The channels of a group as flat grids, one for each phase of the stride: the image itself where it is one already.
+// The channels of some groups as flat grids, one for each phase of the stride: the image itself where it is one already.
 #pragma once
 
 #include "kernels.h"
@@ -8,59 +8,167 @@
 namespace hamlet::HAMLET_ISA {
 
 // Channels [first, first + count) of one sample.
-struct Group {
+struct Channels {
     int64_t sample, first, count;
-
-    int64_t offset(const View& image, int64_t channel, int64_t y, int64_t x) const {
-        return sample * image.stride[0] + (first + channel) * image.stride[1] + y * image.stride[2] + x * image.stride[3];
-    }
 };
 
-template <class S>
+template <class T>
 struct Grids {
-    S* data;
+    T* data;
     int64_t channel;  // elements between channels
 
-    S* of(int64_t index) const { return data + index * channel; }
+    T* of(int64_t index) const { return data + index * channel; }
+    Grids from(int64_t index) const { return {of(index), channel}; }
 };
 
-inline bool lies_flat(const View& image, int64_t stride) { return stride == 1 && image.stride[3] == 1; }
+// Whether a channel lies in one piece. The stride of a dimension of one element says nothing.
+inline bool has_planes(const View& image) {
+    return (image.size[3] == 1 || image.stride[3] == 1) && (image.size[2] == 1 || image.stride[2] == image.size[3]);
+}
+
+template <class T>
+inline bool lies_flat(const View& image, int64_t stride) {
+    constexpr DType own = sizeof(T) == 8 ? DType::float64 : DType::float32;
+    return stride == 1 && has_planes(image) && image.dtype == own;
+}
 
 template <class S>
-inline Grids<S> in_place(const View& image, const Group& group) {
-    return {reinterpret_cast<S*>(image.data) + group.offset(image, 0, 0, 0), image.stride[1]};
-}
-
-// Call `run(offset in the image, phase, place in its grid)` for every pixel, all channels of a group at once.
-template <class Run>
-inline void for_each_pixel(const View& image, const Group& group, int64_t stride, Size grid, const Run& run) {
-    for (int64_t y = 0; y < image.size[2]; ++y)
-        for (int64_t x = 0; x < image.size[3]; ++x)
-            run(group.offset(image, 0, y, x), y % stride * stride + x % stride, y / stride * grid.width + x / stride);
+inline S* start_of(const View& image, const Channels& channels) {
+    return reinterpret_cast<S*>(image.data) + channels.sample * image.stride[0] + channels.first * image.stride[1];
 }
 
 template <class T>
-inline Grids<T> scratch_grids(const Group& group, int64_t stride, Size grid, Buffer<T>& buffer) {
+inline Grids<T> in_place(const View& image, const Channels& channels) {
+    return {start_of<T>(image, channels), image.stride[1]};
+}
+
+template <class T>
+inline Grids<T> scratch_grids(const Channels& channels, int64_t stride, Size grid, Buffer<T>& buffer) {
     const int64_t channel = stride * stride * grid.height * grid.width;
-    return {buffer.room(group.count * channel + LANES<T>), channel};
+    return {buffer.room(channels.count * channel + LANES<T>), channel};
 }
 
-template <class T>
-inline void gather(const View& image, const Group& group, int64_t stride, Size grid, const Grids<T>& to) {
-    for_each_pixel(image, group, stride, grid, [&](int64_t offset, int64_t phase, int64_t place) {
-        T* at = to.data + phase * grid.height * grid.width + place;
-        for (int64_t channel = 0; channel < group.count; ++channel, at += to.channel)
-            *at = read_one<T>(image, offset + channel * image.stride[1]);
+// Call `run(y, x, place)` for every row of every phase: its first pixel, and where that lies in a channel's grids.
+template <class Run>
+inline void for_each_phase_row(Size image, int64_t stride, Size grid, const Run& run) {
+    for (int64_t y = 0; y < image.height; ++y)
+        for (int64_t x = 0; x < std::min(stride, image.width); ++x)
+            run(y, x, ((y % stride * stride + x) * grid.height + y / stride) * grid.width);
+}
+
+template <class T, class S>
+void gather_planes(const View& image, const Channels& channels, int64_t stride, Size grid, const Grids<T>& to) {
+    static thread_local Buffer<T> buffer;
+    const int64_t height = image.size[2], width = image.size[3];
+    T* const row = buffer.room(width + LANES<T>);
+    for (int64_t channel = 0; channel < channels.count; ++channel) {
+        const S* const from = start_of<const S>(image, channels) + channel * image.stride[1];
+        if (stride == 1) read_padded<T>(from, height * width, to.of(channel));
+        else
+            for_each_phase_row({height, width}, stride, grid, [&](int64_t y, int64_t x, int64_t place) {
+                if (x == 0) read_padded<T>(from + y * width, width, row);
+                T* at = to.of(channel) + place;
+                for (; x < width; x += stride) *at++ = row[x];
+            });
+    }
+}
+
+template <class T, class S>
+void scatter_planes(const Grids<T>& from, const View& image, const Channels& channels, int64_t stride, Size grid) {
+    static thread_local Buffer<T> buffer;
+    const int64_t height = image.size[2], width = image.size[3];
+    T* const row = buffer.room(width + LANES<T>);
+    for (int64_t channel = 0; channel < channels.count; ++channel) {
+        S* const to = start_of<S>(image, channels) + channel * image.stride[1];
+        if (stride == 1) write_first(from.of(channel), height * width, to);
+        else
+            for_each_phase_row({height, width}, stride, grid, [&](int64_t y, int64_t x, int64_t place) {
+                const bool last = x + 1 == std::min(stride, width);
+                const T* at = from.of(channel) + place;
+                for (; x < width; x += stride) row[x] = *at++;
+                if (last) write_first(row, width, to + y * width);
+            });
+    }
+}
+
+// Where the channels of a pixel lie together: call `run(element of the image, step to the next pixel, channel, place in
+// its grids, pixels, channels)` for squares of pixels and channels, to be turned over.
+template <class T, class Run>
+void for_each_square(const View& image, const Channels& channels, int64_t stride, Size grid, const Run& run) {
+    const bool whole = stride == 1;  // all rows are one
+    const Size size = whole ? Size{1, image.size[2] * image.size[3]} : Size{image.size[2], image.size[3]};
+    const int64_t pitch = image.size[3] > 1 ? image.stride[3] : image.stride[2];
+    for_each_phase_row(size, stride, grid, [&](int64_t y, int64_t x, int64_t place) {
+        for (; x < size.width; x += stride * LANES<T>, place += LANES<T>) {
+            const int64_t pixels = std::min<int64_t>(LANES<T>, ceiling(size.width - x, stride));
+            for (int64_t channel = 0; channel < channels.count; channel += LANES<T>)
+                run((y * size.width + x) * pitch + channel, stride * pitch, channel, place, pixels,
+                    std::min<int64_t>(LANES<T>, channels.count - channel));
+        }
+    });
+}
+
+template <class T, class S>
+void gather_pixels(const View& image, const Channels& channels, int64_t stride, Size grid, const Grids<T>& to) {
+    const S* const from = start_of<const S>(image, channels);
+    for_each_square<T>(image, channels, stride, grid, [&](int64_t element, int64_t step, int64_t channel, int64_t place,
+                                                          int64_t pixels, int64_t count) {
+        Vector<T> square[LANES<T>] = {};
+        for (int64_t i = 0; i < pixels; ++i) square[i] = load_where(from + element + i * step, first_lanes<T>(count));
+        transpose_square<T>(square);
+        for (int64_t i = 0; i < count; ++i) store_first(to.of(channel + i) + place, square[i], pixels);
+    });
+}
+
+template <class T, class S>
+void scatter_pixels(const Grids<T>& from, const View& image, const Channels& channels, int64_t stride, Size grid) {
+    S* const to = start_of<S>(image, channels);
+    for_each_square<T>(image, channels, stride, grid, [&](int64_t element, int64_t step, int64_t channel, int64_t place,
+                                                          int64_t pixels, int64_t count) {
+        Vector<T> square[LANES<T>] = {};
+        for (int64_t i = 0; i < count; ++i) square[i] = load_first(from.of(channel + i) + place, pixels);
+        transpose_square<T>(square);
+        for (int64_t i = 0; i < pixels; ++i) store_where(to + element + i * step, square[i], first_lanes<T>(count));
     });
 }
 
 template <class T>
-inline void scatter(const Grids<T>& from, const View& image, const Group& group, int64_t stride, Size grid) {
-    for_each_pixel(image, group, stride, grid, [&](int64_t offset, int64_t phase, int64_t place) {
-        const T* at = from.data + phase * grid.height * grid.width + place;
-        for (int64_t channel = 0; channel < group.count; ++channel, at += from.channel)
-            write_one<T>(image, offset + channel * image.stride[1], *at);
+void gather(const View& image, const Channels& channels, int64_t stride, Size grid, const Grids<T>& to) {
+    with_storage<T>(image.dtype, [&](auto* storage) {
+        using S = std::remove_pointer_t<decltype(storage)>;
+        if (has_planes(image)) gather_planes<T, S>(image, channels, stride, grid, to);
+        else gather_pixels<T, S>(image, channels, stride, grid, to);
     });
+}
+
+template <class T>
+void scatter(const Grids<T>& from, const View& image, const Channels& channels, int64_t stride, Size grid) {
+    with_storage<T>(image.dtype, [&](auto* storage) {
+        using S = std::remove_pointer_t<decltype(storage)>;
+        if (has_planes(image)) scatter_planes<T, S>(from, image, channels, stride, grid);
+        else scatter_pixels<T, S>(from, image, channels, stride, grid);
+    });
+}
+
+// To read from: the image itself, or its channels gathered.
+template <class T>
+Grids<T> readable_grids(const View& image, const Channels& channels, int64_t stride, Size grid, Buffer<T>& buffer) {
+    if (lies_flat<T>(image, stride)) return in_place<T>(image, channels);
+    const Grids<T> grids = scratch_grids<T>(channels, stride, grid, buffer);
+    gather(image, channels, stride, grid, grids);
+    return grids;
+}
+
+// To write to, then `scatter_back`.
+template <class T>
+Grids<T> writable_grids(const View& image, const Channels& channels, int64_t stride, Size grid, Buffer<T>& buffer) {
+    if (lies_flat<T>(image, stride)) return in_place<T>(image, channels);
+    return scratch_grids<T>(channels, stride, grid, buffer);
+}
+
+template <class T>
+void scatter_back(const Grids<T>& grids, const View& image, const Channels& channels, int64_t stride, Size grid) {
+    if (!lies_flat<T>(image, stride)) scatter(grids, image, channels, stride, grid);
 }
 
 }  // namespace hamlet::HAMLET_ISA

@@ -60,8 +60,10 @@ def test_output_and_gradients_agree_with_the_definition(call):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("groups", [16, 4], ids=["depthwise", "grouped"])
-def test_error_is_at_most_twice_that_of_plain_pytorch_in_the_same_precision(dtype, groups):
-    tensors = [torch.randn(2, 16, 15, 11, dtype=dtype), torch.randn(2, 16, 16 // groups, 3, 3, dtype=dtype)]
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_error_is_at_most_twice_that_of_plain_pytorch_in_the_same_precision(dtype, groups, layout):
+    input = torch.randn(2, 16, 15, 11, dtype=dtype).contiguous(memory_format=layout)
+    tensors = [input, torch.randn(2, 16, 16 // groups, 3, 3, dtype=dtype)]
     exact = [t.double().requires_grad_() for t in tensors]
     d_out = torch.randn(2, 16, 15, 11, dtype=torch.float64)
 

@@ -130,11 +130,27 @@ def test_nothing_is_written_beside_the_results(dtype, last, fenced):
 
 @pytest.mark.parametrize("channels", [1, 5, 16, 17, 33])
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7), (7, 7)], ids=str)
-def test_channels_last_of_any_width(channels, kernel):
-    input = torch.randn(2, channels, 9, 7, dtype=torch.float64)
-    weight = torch.randn(2, channels, 1, *kernel, dtype=torch.float64)
-    out = dynamic_conv2d(input.to(memory_format=torch.channels_last), weight, groups=channels, dilation=2)
-    torch.testing.assert_close(out, dense.convolution(input, weight, groups=channels, dilation=2))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_channels_last_of_any_width(channels, kernel, stride):
+    check_channels_last(channels, 1, 1, kernel, stride)
+
+
+@pytest.mark.parametrize(("groups", "inputs", "outputs"), [(3, 5, 4), (2, 8, 8), (7, 3, 2), (1, 17, 20)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_groups_of_channels_last(groups, inputs, outputs, stride):
+    check_channels_last(groups, inputs, outputs, (3, 3), stride)
+
+
+def check_channels_last(groups, inputs, outputs, kernel, stride):
+    input = torch.randn(2, groups * inputs, 9, 7, dtype=torch.float64).to(memory_format=torch.channels_last)
+    weight = torch.randn(2, groups * outputs, inputs, *kernel, dtype=torch.float64)
+    bias = torch.randn(2, groups * outputs, dtype=torch.float64)
+    call = {"groups": groups, "stride": stride, "dilation": 2, "extent": torch.tensor([[9, 7], [4, 5]])}
+    got = gradients(lambda *t: dynamic_conv2d(*t, **call), input, weight, bias)
+    want = gradients(lambda *t: dense.convolution(*t, **call), input, weight, bias)
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("channels", [1, 7, 8, 24, 40, 64, 100, 256])
