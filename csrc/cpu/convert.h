@@ -207,9 +207,15 @@ HAMLET_INLINE Vector<float> load_where(const BFloat16* from, Mask<float> mask) {
 
 HAMLET_INLINE Vector<float> load_where(const Float16* from, Mask<float> mask) {
     const detail::Halves bits = detail::load_where(&from->bits, mask);
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps((__m256i)bits);
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps((__m128i)bits);
+#else
     alignas(64) float values[LANES<float>];
     read_half(reinterpret_cast<const uint16_t*>(&bits), values, LANES<float>);
     return load(values);
+#endif
 }
 
 HAMLET_INLINE void store_where(BFloat16* to, Vector<float> vector, Mask<float> mask) {
@@ -220,10 +226,16 @@ HAMLET_INLINE void store_where(BFloat16* to, Vector<float> vector, Mask<float> m
 }
 
 HAMLET_INLINE void store_where(Float16* to, Vector<float> vector, Mask<float> mask) {
+    detail::Halves bits;
+#if defined(__AVX512F__)
+    bits = (detail::Halves)_mm512_cvtps_ph(vector, 0);
+#elif defined(__F16C__)
+    bits = (detail::Halves)_mm256_cvtps_ph(vector, 0);
+#else
     alignas(64) float values[LANES<float>];
     store(values, vector);
-    detail::Halves bits;
     write_half(values, reinterpret_cast<uint16_t*>(&bits), LANES<float>);
+#endif
     detail::store_where(&to->bits, bits, mask);
 }
 
