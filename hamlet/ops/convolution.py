@@ -13,6 +13,8 @@ from hamlet.ops.native import convolution as native
 from hamlet.ops.reference import convolution as reference
 from hamlet.ops.registration import Operator, implement
 from hamlet.ops.transforms import call
+from hamlet.ops.triton import convolution as triton
+from hamlet.ops.triton.library import interpreted
 
 
 def dynamic_conv2d(
@@ -190,3 +192,7 @@ implement(
     incoming=lambda gradients, inputs: tuple(gradients),
 )
 backends.register(operator.name, backends.Backend("native", native.forward, native.backward, native.why_not))
+backends.register(
+    operator.name,
+    backends.Backend("triton", triton.forward, triton.backward, triton.why_not, volunteers=not interpreted),
+)
