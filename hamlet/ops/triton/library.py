@@ -22,9 +22,11 @@ def reasons(tensor: Tensor) -> list[str]:
     found = []
     if not installed:
         found.append("triton is not installed")
-    if not tensor.is_cuda:
-        if not (interpreted and tensor.is_cpu):
-            found.append(f"it runs on a GPU (or on the CPU with TRITON_INTERPRET=1), not on {tensor.device.type}")
+    if interpreted:
+        if not tensor.is_cpu:
+            found.append(f"Triton's interpreter takes CPU tensors alone, these are on {tensor.device.type}")
+    elif not tensor.is_cuda:
+        found.append(f"it runs on a GPU (on the CPU with TRITON_INTERPRET=1), the tensors are on {tensor.device.type}")
     elif torch.cuda.get_device_capability(tensor.device) < (8, 0):
         found.append("it needs a GPU of compute capability 8.0 or newer")
     if tensor.dtype not in DTYPES:
