@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,9 +15,6 @@ import triton
 from hamlet.kernels.compiled import MULTIPROCESSORS, Compiled, compile_variant
 from hamlet.kernels.variants import Variant
 
-MODULES = ("depthwise", "depthwise_weight", "grouped", "parts")
-"""The modules with kernels."""
-
 EXPLANATION = """Registers and bytes of stack of a thread; instructions that touch local memory, as spills do;
 bytes of shared memory and warps of a program; warps that a multiprocessor holds at a time; matrix instructions; and
 instructions that load from global memory, by their width."""
@@ -24,9 +22,12 @@ NAME = 60
 COLUMNS = ("registers", "stack", "local", "shared", "warps", "resident")
 
 
-def variants() -> Iterator[Variant]:
-    for name in MODULES:
-        yield from import_module(f"hamlet.kernels.{name}").variants()
+def all_variants() -> Iterator[Variant]:
+    """Those of every module of this package that has any."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        found = getattr(import_module(f"hamlet.kernels.{module.name}"), "variants", None)
+        if callable(found):
+            yield from found()
 
 
 def line(variant: Variant, compiled: Compiled) -> str:
@@ -46,7 +47,7 @@ def main() -> None:
     print(f"Triton {triton.__version__}. {EXPLANATION}")
     for arch in chosen.arch:
         print(f"\nsm_{arch}{'':{NAME - 5}}  {'  '.join(COLUMNS)}  {'matrix':12}  global loads")
-        for variant in variants():
+        for variant in all_variants():
             compiled = compile_variant(variant, arch)
             print(line(variant, compiled), flush=True)
             figures.setdefault(f"sm_{arch}", {})[variant.name] = dataclasses.asdict(compiled)
