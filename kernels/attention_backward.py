@@ -13,6 +13,7 @@ from .arguments import (
     extent_of,
     load_rows,
     locate,
+    pairs_of,
     pick,
     pick_float,
     query_pointers,
@@ -83,7 +84,8 @@ def _differentiate_queries(
     q = load_rows(query, level, sample, head, y, x, exists, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
     d_out = load_rows(grad_out, level, sample, head, y, x, exists, DTYPE, VALUE_CHANNELS, BLOCK_V, ALIGNED)
     d_q = tl.zeros((q.shape[0], BLOCK_D), tl.float32)
-    for pair in range(pick(pairs.first, level), pick(pairs.last, level)):
+    first, last = pairs_of(pairs, level)
+    for pair in range(first, last):
         other = pick(pairs.other, pair)
         key_height, key_width = extent_of(key_grids, other, sample)
         centre_y, centre_x = centre(y, height, key_height), centre(x, width, key_width)
@@ -193,7 +195,8 @@ def _differentiate_keys(
     key_y, key_x = tl.where(exists, y.to(tl.float32), FAR), x.to(tl.float32)
     d_k = tl.zeros((k.shape[0], BLOCK_D), tl.float32)
     d_v = tl.zeros((k.shape[0], BLOCK_V), tl.float32)
-    for pair in range(pick(pairs.first, level), pick(pairs.last, level)):
+    first, last = pairs_of(pairs, level)
+    for pair in range(first, last):
         other = pick(pairs.other, pair)
         query_height, query_width = extent_of(query_grids, other, sample)
         top, left, columns, count = query_box(
@@ -220,8 +223,9 @@ def _differentiate_keys(
             weight = ramp(margin, softness)
             logits = tl.dot(k, tl.trans(q), input_precision=PRECISION) * (scale * LOG2_E)
             d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION)
-            weights = tl.where(weight > 0, weight * tl.exp2(logits - log_total[None, :]), 0.0)
-            d_logits = tl.where(weight > 0, weights * (share[None, :] * d_weights - own_delta[None, :]), 0.0)
+            weights = weight * tl.exp2(logits - log_total[None, :])
+            d_logits = weights * (share[None, :] * d_weights - own_delta[None, :])
+            d_logits = tl.where(weight > 0, d_logits, 0.0)
             weights = tl.where(weight > 0, weights * share[None, :], 0.0)
             if CAREFUL:
                 q = tl.where(tl.abs(q.to(tl.float32)) < INFINITY, q, 0.0)

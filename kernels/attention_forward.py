@@ -9,6 +9,7 @@ from .arguments import (
     extent_of,
     load_rows,
     locate,
+    pairs_of,
     pick,
     query_pointers,
     store_rows,
@@ -82,7 +83,8 @@ def _attend(
     exists = (y < height) & (x < width)
     q = load_rows(query, level, sample, head, y, x, exists, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
     result = tl.zeros((q.shape[0], BLOCK_V), tl.float32)
-    for pair in range(pick(pairs.first, level), pick(pairs.last, level)):
+    first, last = pairs_of(pairs, level)
+    for pair in range(first, last):
         other = pick(pairs.other, pair)
         key_height, key_width = extent_of(key_grids, other, sample)
         centre_y, centre_x = centre(y, height, key_height), centre(x, width, key_width)
