@@ -26,20 +26,21 @@ PROGRAMS = 2048
 
 @triton.jit
 def add_column(
-    sums, source, filters, j, x, first, step, is_channel, limits, source_y, source_x, filters_i, filters_j,
+    sums, source, channel, filters, j, x, top, step, is_channel, limits, source_y, source_x, filters_i, filters_j,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, SKIP: tl.constexpr, SPREAD: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Add to the ``sums`` of ROWS rows the products of column ``j`` of the filters."""
+    """Add to the ``sums`` of ROWS rows the products of column ``j`` of the filters, which reach down from ``top``."""
     column, is_column = position(x * SKIP + (j - WIDTH // 2) * step, limits[1], SPREAD)
-    source += (column.to(tl.int64) * source_x)[:, None]
+    pixel = (column.to(tl.int64) * source_x)[:, None] + channel
     is_pixel = is_column[:, None] & is_channel[None, :]
     taps = ()
     for i in tl.static_range(HEIGHT):
         tap = tl.load(filters + i * filters_i + j * filters_j, is_channel, 0)
         taps = taps + (tap.to(tl.float32)[None, :],)
     for r in tl.static_range(ROWS + HEIGHT - 1):
-        row, is_row = position(first * SKIP + (r - HEIGHT // 2) * step, limits[0], SPREAD)
-        value = tl.load(source + row.to(tl.int64) * source_y, is_pixel & is_row, 0).to(tl.float32)
+        row, is_row = position(top + r * step, limits[0], SPREAD)
+        line = source + row.to(tl.int64) * source_y
+        value = tl.load(line + pixel, is_pixel & is_row, 0).to(tl.float32)
         added = ()
         for m in tl.static_range(ROWS):
             added = added + (sums[m] + taps[r - m] * value if r >= m and r - m < HEIGHT else sums[m],)
@@ -79,8 +80,10 @@ def depthwise(
     step = dilation_of(dilation, sample, block, blocks, greatest, STEPS)
     limits = valid_size(extent, sample, source_height, source_width, SPREAD)
     target_rows, target_columns = valid_size(extent, sample, target_height, target_width, SKIP)
-    source += sample * source_b + (c * source_c)[None, :]
-    target += sample * target_b + (c * target_c)[None, :] + (x.to(tl.int64) * target_x)[:, None]
+    source += sample * source_b
+    channel = (c * source_c)[None, :]
+    target += sample * target_b
+    target_pixel = (c * target_c)[None, :] + (x.to(tl.int64) * target_x)[:, None]
     filters += sample * filters_b + c * filters_c
     if GRADIENT:
         filters += (HEIGHT - 1) * filters_i + (WIDTH - 1) * filters_j
@@ -93,18 +96,19 @@ def depthwise(
     walks = walk * tl.cdiv(tl.cdiv(target_height, walk), ROWS)
     for walked in range(segment, walks, segments):
         first = walked % walk + walked // walk * (walk * ROWS)
+        top = first * SKIP - HEIGHT // 2 * step
         sums = (start,) * ROWS
         # Three columns are worth unrolling: their loads then overlap. More would not fit in the registers.
         if WIDTH <= 3:
             for j in tl.static_range(WIDTH):
                 sums = add_column(
-                    sums, source, filters, j, x, first, step, is_channel, limits, source_y, source_x,
+                    sums, source, channel, filters, j, x, top, step, is_channel, limits, source_y, source_x,
                     filters_i, filters_j, HEIGHT, WIDTH, SKIP, SPREAD, ROWS,
                 )  # fmt: skip
         else:
             for j in range(WIDTH):
                 sums = add_column(
-                    sums, source, filters, j, x, first, step, is_channel, limits, source_y, source_x,
+                    sums, source, channel, filters, j, x, top, step, is_channel, limits, source_y, source_x,
                     filters_i, filters_j, HEIGHT, WIDTH, SKIP, SPREAD, ROWS,
                 )  # fmt: skip
         for m in tl.static_range(ROWS):
@@ -112,11 +116,13 @@ def depthwise(
             is_valid = ((y < target_rows) & (x < target_columns))[:, None]
             result = sums[m]
             if RESIDUAL:
-                pixels = source + y.to(tl.int64) * source_y + (x.to(tl.int64) * source_x)[:, None]
-                result += tl.load(pixels, is_valid & is_channel[None, :], 0).to(tl.float32)
+                line = source + y.to(tl.int64) * source_y
+                pixel = (x.to(tl.int64) * source_x)[:, None] + channel
+                result += tl.load(line + pixel, is_valid & is_channel[None, :], 0).to(tl.float32)
             is_stored = ((y < target_height) & (x < target_width))[:, None] & is_channel[None, :]
             result = tl.where(is_valid, result, 0).to(target.dtype.element_ty)
-            tl.store(target + y.to(tl.int64) * target_y, result, is_stored)
+            line = target + y.to(tl.int64) * target_y
+            tl.store(line + target_pixel, result, is_stored)
 
 
 def correlate(
@@ -162,7 +168,10 @@ def correlate(
 def configurations(
     itemsize: int, channels_last: bool, kernel: int, width: int, channels: int, walks: bool
 ) -> tuple[Configuration, ...]:
-    """Tiles as large as the registers hold the sums of; ``walks``: rows share loads, unless the stride skips them."""
+    """Tiles as large as the registers hold the sums of; ``walks``: rows share loads, unless the stride skips them.
+
+    Seven rows, because the sides of feature maps are mostly multiples of seven.
+    """
     if channels_last:
         vector = 16 // itemsize
         each = min(vector, 8 if kernel <= 3 else 4 if kernel <= 7 else 2)
@@ -170,15 +179,15 @@ def configurations(
     else:
         each = 2
         fast = 16 if width <= 16 else 32
-    rows = 1 if not walks else 4 if each > 4 or kernel > 5 else 8
+    rows = 1 if not walks else 4 if each > 4 or kernel > 5 else 7
 
     def configuration(rows: int, each: int) -> Configuration:
         slow = THREADS * each // fast
         columns, lanes = (slow, fast) if channels_last else (fast, min(slow, triton.next_power_of_2(channels)))
         return Configuration((("ROWS", rows), ("COLUMNS", columns), ("CHANNELS", lanes)), THREADS // 32)
 
-    smaller = [(max(rows // 2, 1), each), (rows, each // 2)]
-    return tuple(dict.fromkeys(configuration(*sizes) for sizes in [(rows, each), *smaller]))
+    tried = [(rows, each), (max(rows // 2, 1), each), (rows, each // 2), (rows, each * 2)]
+    return tuple(dict.fromkeys(configuration(*sizes) for sizes in tried))
 
 
 def variants() -> Iterator[Variant]:

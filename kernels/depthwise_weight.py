@@ -28,13 +28,14 @@ PROGRAMS = 1024
 
 @triton.jit
 def add_products(
-    sums, grads, source, column, is_pixel, first, step, rows, source_y, j: tl.constexpr,
-    HEIGHT: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr,
+    sums, grads, source, pixel, is_pixel, top, step, rows, source_y, j: tl.constexpr,
+    HEIGHT: tl.constexpr, ROWS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Add what ROWS rows of ``grads`` give to the HEIGHT ``sums`` of column ``j`` of the filters."""
     for r in tl.static_range(ROWS + HEIGHT - 1):
-        row, is_row = position(first * STRIDE + (r - HEIGHT // 2) * step, rows, 1)
-        value = tl.load(source + row.to(tl.int64) * source_y + column, is_pixel & is_row, 0).to(tl.float32)
+        row, is_row = position(top + r * step, rows, 1)
+        line = source + row.to(tl.int64) * source_y
+        value = tl.load(line + pixel, is_pixel & is_row, 0).to(tl.float32)
         added = ()
         for n in tl.static_range(GROUP * HEIGHT):
             added = added + (
@@ -72,8 +73,8 @@ def depthwise_weight(
     step = dilation_of(dilation, sample, block, blocks, greatest, STEPS)
     source_rows, source_columns = valid_size(extent, sample, source_height, source_width, 1)
     grad_rows, grad_columns = valid_size(extent, sample, target_height, target_width, STRIDE)
-    source += sample * source_b + (c * source_c)[None, :]
-    grad += sample * grad_b + (c * grad_c)[None, :]
+    source += sample * source_b
+    grad += sample * grad_b
 
     zeros = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     sums = (zeros,) * (GROUP * HEIGHT)
@@ -83,34 +84,23 @@ def depthwise_weight(
     for item in range(segment, walks * column_tiles, segments):
         walked, x = item // column_tiles, item % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
         first = walked % walk + walked // walk * (walk * ROWS)
+        pixel = (x.to(tl.int64) * grad_x)[:, None] + (c * grad_c)[None, :]
         grads = ()
         for m in tl.static_range(ROWS):
             y = first + m * walk
-            pixels = grad + y.to(tl.int64) * grad_y + (x.to(tl.int64) * grad_x)[:, None]
+            line = grad + y.to(tl.int64) * grad_y
             is_valid = ((y < grad_rows) & (x < grad_columns))[:, None] & is_channel[None, :]
-            value = tl.load(pixels, is_valid, 0).to(tl.float32)
+            value = tl.load(line + pixel, is_valid, 0).to(tl.float32)
             grads = grads + (value,)
             bias_sum += value
+        top = first * STRIDE - HEIGHT // 2 * step
         for j in tl.static_range(GROUP):
             shift = group * GROUP + j - WIDTH // 2
             column, is_column = position(x * STRIDE + shift * step, source_columns, 1)
             is_pixel = is_column[:, None] & is_channel[None, :]
-            column = (column.to(tl.int64) * source_x)[:, None]
+            pixel = (column.to(tl.int64) * source_x)[:, None] + (c * source_c)[None, :]
             sums = add_products(
-                sums,
-                grads,
-                source,
-                column,
-                is_pixel,
-                first,
-                step,
-                source_rows,
-                source_y,
-                j,
-                HEIGHT,
-                STRIDE,
-                ROWS,
-                GROUP,
+                sums, grads, source, pixel, is_pixel, top, step, source_rows, source_y, j, HEIGHT, ROWS, GROUP
             )
     part = (segment.to(tl.int64) * samples + sample) * (blocks * channels) + c
     for n in tl.static_range(GROUP * HEIGHT):
