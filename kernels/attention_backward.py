@@ -94,7 +94,7 @@ def _differentiate_queries(
         log_total = LOG2_E * tl.load(query_pointers(lse, pair, query_grids, level, sample, head, heads, y, x), in_grid)
         log_total = tl.where(log_total == -INFINITY, 0.0, log_total)
         own_delta = tl.zeros((q.shape[0],), tl.float32)
-        for start in range(0, count, KEYS):
+        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -115,7 +115,7 @@ def _differentiate_queries(
         own_delta = share * own_delta - tl.load(from_lse, exists & has_grad_lse, 0.0)
         tl.store(query_pointers(delta, pair, query_grids, level, sample, head, heads, y, x), own_delta, in_grid)
         slope = tl.zeros((q.shape[0],), tl.float32)
-        for start in range(0, count, KEYS):
+        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -203,9 +203,9 @@ def _differentiate_keys(
             y, x, exists, largest_radius, pair, query_grids, other, sample, head, heads, query_height, query_width,
             height, width, pick_float(max_radius, pair), softness, QUERY_TILE_Y, QUERY_TILE_X,
         )  # fmt: skip
-        for start in range(0, count, QUERIES):
-            rows, cols, within = box_pixels(start, top, left, columns, count, QUERIES)
-            rows, cols = rows.to(tl.int32), cols.to(tl.int32)
+        for start in tl.range(0, count, QUERIES, num_stages=1 if CAREFUL else None):
+            query_y, query_x, within = box_pixels(start, top, left, columns, count, QUERIES)
+            rows, cols = query_y.to(tl.int32), query_x.to(tl.int32)
             q = load_rows(query, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
             d_out = load_rows(
                 grad_out, other, sample, head, rows, cols, within, DTYPE, VALUE_CHANNELS, BLOCK_V, ALIGNED
@@ -218,7 +218,7 @@ def _differentiate_keys(
             own_delta = tl.load(
                 query_pointers(delta, pair, query_grids, other, sample, head, heads, rows, cols), within, 0.0
             )
-            centre_y, centre_x = centre(rows, query_height, height), centre(cols, query_width, width)
+            centre_y, centre_x = centre(query_y, query_height, height), centre(query_x, query_width, width)
             margin = margins(reach[None, :], centre_y[None, :], centre_x[None, :], key_y[:, None], key_x[:, None])
             weight = ramp(margin, softness)
             logits = tl.dot(k, tl.trans(q), input_precision=PRECISION) * (scale * LOG2_E)

@@ -8,7 +8,7 @@ architecture; none has been timed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FINE = 1.5
 """The ratio from which on the other grid counts as fine: a tile of 8 x 8 would meet four times its window and more."""
@@ -31,14 +31,14 @@ WIDE = Configuration(4, 8, 16, 8)
 HALF = {
     "forward": {32: SQUARE, 64: Configuration(8, 8, 16, 4), 128: LONG, 256: SMALL},
     "queries": {32: SQUARE, 64: LONG, 128: WIDE, 256: SMALL},
-    "keys": {32: Configuration(8, 8, 16, 4), 64: LONG, 128: WIDE, 256: SMALL},
+    "keys": {32: SQUARE, 64: LONG, 128: WIDE, 256: SMALL},
 }
 """For numbers of 16 bits: by kernel, and by the most channels."""
 
 SINGLE = {
     "forward": {32: SQUARE, 64: LONG, 256: SMALL},
     "queries": {32: LONG, 256: SMALL},
-    "keys": {32: LONG, 256: SMALL},
+    "keys": {32: LONG, 128: SMALL, 256: Configuration(4, 4, 16, 8, stages=1)},
 }
 """For numbers of 32 bits, which take twice the room and, unless as tf32, no matrix units."""
 
@@ -53,7 +53,8 @@ def configuration(kernel: str, itemsize: int, channels: int, ratio: float) -> Co
     """
     shapes = (SINGLE if itemsize == 4 else HALF)[kernel]
     chosen = shapes[min(size for size in shapes if size >= block(channels))]
-    return LONG if ratio > FINE and chosen.tile_y * chosen.tile_x > LONG.tile_y * LONG.tile_x else chosen
+    # Half the tile; the same step, which leaves every thread 16 bytes to copy.
+    return replace(chosen, tile_y=4) if ratio > FINE and chosen.tile_y > 4 else chosen
 
 
 def block(channels: int) -> int:

@@ -56,9 +56,7 @@ def variant(kernel: str, dtype: Any, channels: int, ratio: float, levels: int) -
         name += f" {levels} levels"
     elif ratio > FINE:
         name += " fine"
-    return Variant(
-        name, function, signature, constants, {}, chosen.warps, chosen.stages, matrix=dtype != tl.float32
-    )
+    return Variant(name, function, signature, constants, {}, chosen.warps, chosen.stages, matrix=dtype != tl.float32)
 
 
 def _kind(name: str, levels: int) -> Any:
