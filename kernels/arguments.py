@@ -66,6 +66,16 @@ def pick(values, which):
 
 
 @triton.jit
+def pairs_of(pairs, level):
+    """The first pair of a level, and the one after its last."""
+    if len(pairs.other) == 1 and len(pairs.first) == 1:
+        # Known when it is compiled, a loop of one turn is none.
+        return 0, 1
+    else:
+        return pick(pairs.first, level), pick(pairs.last, level)
+
+
+@triton.jit
 def extent_of(grids, level, sample):
     """The valid height and width of a sample, clamped into the grid."""
     height = pick(grids.height, level).to(tl.int32)

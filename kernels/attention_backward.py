@@ -13,6 +13,7 @@ from .arguments import (
     extent_of,
     load_rows,
     locate,
+    pairs_of,
     pick,
     pick_float,
     query_pointers,
@@ -83,7 +84,8 @@ def _differentiate_queries(
     q = load_rows(query, level, sample, head, y, x, exists, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
     d_out = load_rows(grad_out, level, sample, head, y, x, exists, DTYPE, VALUE_CHANNELS, BLOCK_V, ALIGNED)
     d_q = tl.zeros((q.shape[0], BLOCK_D), tl.float32)
-    for pair in range(pick(pairs.first, level), pick(pairs.last, level)):
+    first, last = pairs_of(pairs, level)
+    for pair in range(first, last):
         other = pick(pairs.other, pair)
         key_height, key_width = extent_of(key_grids, other, sample)
         centre_y, centre_x = centre(y, height, key_height), centre(x, width, key_width)
@@ -92,7 +94,7 @@ def _differentiate_queries(
         log_total = LOG2_E * tl.load(query_pointers(lse, pair, query_grids, level, sample, head, heads, y, x), in_grid)
         log_total = tl.where(log_total == -INFINITY, 0.0, log_total)
         own_delta = tl.zeros((q.shape[0],), tl.float32)
-        for start in range(0, count, KEYS):
+        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -113,7 +115,7 @@ def _differentiate_queries(
         own_delta = share * own_delta - tl.load(from_lse, exists & has_grad_lse, 0.0)
         tl.store(query_pointers(delta, pair, query_grids, level, sample, head, heads, y, x), own_delta, in_grid)
         slope = tl.zeros((q.shape[0],), tl.float32)
-        for start in range(0, count, KEYS):
+        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -193,16 +195,17 @@ def _differentiate_keys(
     key_y, key_x = tl.where(exists, y.to(tl.float32), FAR), x.to(tl.float32)
     d_k = tl.zeros((k.shape[0], BLOCK_D), tl.float32)
     d_v = tl.zeros((k.shape[0], BLOCK_V), tl.float32)
-    for pair in range(pick(pairs.first, level), pick(pairs.last, level)):
+    first, last = pairs_of(pairs, level)
+    for pair in range(first, last):
         other = pick(pairs.other, pair)
         query_height, query_width = extent_of(query_grids, other, sample)
         top, left, columns, count = query_box(
             y, x, exists, largest_radius, pair, query_grids, other, sample, head, heads, query_height, query_width,
             height, width, pick_float(max_radius, pair), softness, QUERY_TILE_Y, QUERY_TILE_X,
         )  # fmt: skip
-        for start in range(0, count, QUERIES):
-            rows, cols, within = box_pixels(start, top, left, columns, count, QUERIES)
-            rows, cols = rows.to(tl.int32), cols.to(tl.int32)
+        for start in tl.range(0, count, QUERIES, num_stages=1 if CAREFUL else None):
+            query_y, query_x, within = box_pixels(start, top, left, columns, count, QUERIES)
+            rows, cols = query_y.to(tl.int32), query_x.to(tl.int32)
             q = load_rows(query, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
             d_out = load_rows(
                 grad_out, other, sample, head, rows, cols, within, DTYPE, VALUE_CHANNELS, BLOCK_V, ALIGNED
@@ -215,13 +218,14 @@ def _differentiate_keys(
             own_delta = tl.load(
                 query_pointers(delta, pair, query_grids, other, sample, head, heads, rows, cols), within, 0.0
             )
-            centre_y, centre_x = centre(rows, query_height, height), centre(cols, query_width, width)
+            centre_y, centre_x = centre(query_y, query_height, height), centre(query_x, query_width, width)
             margin = margins(reach[None, :], centre_y[None, :], centre_x[None, :], key_y[:, None], key_x[:, None])
             weight = ramp(margin, softness)
             logits = tl.dot(k, tl.trans(q), input_precision=PRECISION) * (scale * LOG2_E)
             d_weights = tl.dot(v, tl.trans(d_out), input_precision=PRECISION)
-            weights = tl.where(weight > 0, weight * tl.exp2(logits - log_total[None, :]), 0.0)
-            d_logits = tl.where(weight > 0, weights * (share[None, :] * d_weights - own_delta[None, :]), 0.0)
+            weights = weight * tl.exp2(logits - log_total[None, :])
+            d_logits = weights * (share[None, :] * d_weights - own_delta[None, :])
+            d_logits = tl.where(weight > 0, d_logits, 0.0)
             weights = tl.where(weight > 0, weights * share[None, :], 0.0)
             if CAREFUL:
                 q = tl.where(tl.abs(q.to(tl.float32)) < INFINITY, q, 0.0)

@@ -9,6 +9,7 @@ from .arguments import (
     extent_of,
     load_rows,
     locate,
+    pairs_of,
     pick,
     query_pointers,
     store_rows,
@@ -82,7 +83,8 @@ def _attend(
     exists = (y < height) & (x < width)
     q = load_rows(query, level, sample, head, y, x, exists, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
     result = tl.zeros((q.shape[0], BLOCK_V), tl.float32)
-    for pair in range(pick(pairs.first, level), pick(pairs.last, level)):
+    first, last = pairs_of(pairs, level)
+    for pair in range(first, last):
         other = pick(pairs.other, pair)
         key_height, key_width = extent_of(key_grids, other, sample)
         centre_y, centre_x = centre(y, height, key_height), centre(x, width, key_width)
@@ -92,7 +94,7 @@ def _attend(
         total = tl.zeros((q.shape[0],), tl.float32)
         spoilt = tl.zeros((q.shape[0],), tl.float32)
         sums = tl.zeros((q.shape[0], BLOCK_V), tl.float32)
-        for start in range(0, count, KEYS):
+        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)

@@ -6,6 +6,7 @@ A single attention is a layer of one pair. This module is imported with the firs
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -175,9 +176,12 @@ def _single(tensor: Tensor | None) -> Tensor | None:
 
 def _configuration(kernel: str, layer: Layer) -> Configuration:
     query, key, value = layer.queries[0], layer.keys[0], layer.values[0]
-    pixels = [float(x.shape[1] * x.shape[2]) for x in (query, key)]
     # A pyramid has pairs of every ratio, and its windows grow with it: their shape is that of equal grids.
-    ratio = (pixels[1] / max(pixels[0], 1)) ** 0.5 if len(layer.pairs) == 1 else 1.0
+    ratio = 1.0
+    if len(layer.pairs) == 1:
+        ratio = (math.prod(key.shape[1:3]) / max(math.prod(query.shape[1:3]), 1)) ** 0.5
+        if kernel == "keys":
+            ratio = 1 / max(ratio, 1e-9)
     return configuration(kernel, query.dtype.itemsize, max(query.shape[4], value.shape[4]), ratio)
 
 
