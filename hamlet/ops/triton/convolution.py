@@ -58,7 +58,7 @@ def backward(
     d_input = torch.empty_like(input, memory_format=memory_format(input))
     d_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
     d_bias = None if bias is None else bias.new_empty(bias.shape)
-    if grad.numel() == 0 or input.numel() == 0:
+    if grad.numel() == 0:
         for gradient in (d_input, d_weight, d_bias):
             if gradient is not None:
                 gradient.zero_()
@@ -90,4 +90,6 @@ def why_not(input: Tensor, weight: Tensor, *rest: Any) -> list[str]:
     found = reasons(input)
     if interpreted and input.dtype == torch.bfloat16 and not _is_depthwise(weight, groups=rest[-2]):
         found.append("Triton's interpreter multiplies no bfloat16 matrices")
+    if input.shape[1] == 0:
+        found.append("it takes no input without channels")
     return found
