@@ -94,7 +94,7 @@ def _differentiate_queries(
         log_total = LOG2_E * tl.load(query_pointers(lse, pair, query_grids, level, sample, head, heads, y, x), in_grid)
         log_total = tl.where(log_total == -INFINITY, 0.0, log_total)
         own_delta = tl.zeros((q.shape[0],), tl.float32)
-        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
+        for start in range(0, count, KEYS):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -115,7 +115,7 @@ def _differentiate_queries(
         own_delta = share * own_delta - tl.load(from_lse, exists & has_grad_lse, 0.0)
         tl.store(query_pointers(delta, pair, query_grids, level, sample, head, heads, y, x), own_delta, in_grid)
         slope = tl.zeros((q.shape[0],), tl.float32)
-        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
+        for start in range(0, count, KEYS):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -204,6 +204,7 @@ def _differentiate_keys(
             y, x, exists, largest_radius, pair, query_grids, other, sample, head, heads, query_height, query_width,
             height, width, pick_float(max_radius, pair), softness, QUERY_TILE_Y, QUERY_TILE_X,
         )  # fmt: skip
+        # Care is rare: what a pipeline holds ahead would spill.
         for start in tl.range(0, count, QUERIES, num_stages=1 if CAREFUL else None):
             query_y, query_x, within = box_pixels(start, top, left, columns, count, QUERIES)
             rows, cols = query_y.to(tl.int32), query_x.to(tl.int32)

@@ -95,7 +95,7 @@ def _attend(
         total = tl.zeros((q.shape[0],), tl.float32)
         spoilt = tl.zeros((q.shape[0],), tl.float32)
         sums = tl.zeros((q.shape[0], BLOCK_V), tl.float32)
-        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
+        for start in range(0, count, KEYS):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)

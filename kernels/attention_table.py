@@ -2,8 +2,8 @@
 
 Small tiles waste less: of the pairs that a tile of T x T queries multiplies, those of one query's window are about
 ``(2 r / (2 r + (T - 1) ratio)) ** 2``, the ratio being key pixels a query pixel. Large tiles read each key for more
-queries and fill the matrix units. No shape is larger than the registers hold without spilling, whatever the
-architecture; none has been timed.
+queries and fill the matrix units. Shapes are as large as the registers hold: the report tells what
+spills. None has been timed.
 """
 
 from __future__ import annotations
