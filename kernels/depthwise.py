@@ -26,8 +26,9 @@ PROGRAMS = 2048
 
 @triton.jit
 def add_column(
-    sums, source, channel, filters, j, x, top, step, is_channel, limits, source_y, source_x, filters_i, filters_j,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, SKIP: tl.constexpr, SPREAD: tl.constexpr, ROWS: tl.constexpr,
+    sums, source, channel, filters, j, x, top, step, is_channel, limits, source_y, source_x,
+    TAP_I: tl.constexpr, TAP_J: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    SKIP: tl.constexpr, SPREAD: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Add to the ``sums`` of ROWS rows the products of column ``j`` of the filters, which reach down from ``top``."""
     column, is_column = position(x * SKIP + (j - WIDTH // 2) * step, limits[1], SPREAD)
@@ -35,7 +36,7 @@ def add_column(
     is_pixel = is_column[:, None] & is_channel[None, :]
     taps = ()
     for i in tl.static_range(HEIGHT):
-        tap = tl.load(filters + i * filters_i + j * filters_j, is_channel, 0)
+        tap = tl.load(filters + i * TAP_I + j * TAP_J, is_channel, 0)
         taps = taps + (tap.to(tl.float32)[None, :],)
     for r in tl.static_range(ROWS + HEIGHT - 1):
         row, is_row = position(top + r * step, limits[0], SPREAD)
@@ -53,7 +54,7 @@ def depthwise(
     source, filters, bias, target, dilation, extent,
     source_height, source_width, target_height, target_width,
     source_b, source_c, source_y, source_x,
-    filters_b, filters_c, filters_i, filters_j,
+    filters_b, filters_c, filters_i: tl.constexpr, filters_j: tl.constexpr,
     bias_b, bias_c,
     target_b, target_c, target_y, target_x,
     blocks, channels, greatest, segments,
@@ -85,9 +86,11 @@ def depthwise(
     target += sample * target_b
     target_pixel = (c * target_c)[None, :] + (x.to(tl.int64) * target_x)[:, None]
     filters += sample * filters_b + c * filters_c
+    # Constants, because a thread reads its channels' filters one element at a time.
+    TAP_I: tl.constexpr = -filters_i if GRADIENT else filters_i
+    TAP_J: tl.constexpr = -filters_j if GRADIENT else filters_j
     if GRADIENT:
         filters += (HEIGHT - 1) * filters_i + (WIDTH - 1) * filters_j
-        filters_i, filters_j = -filters_i, -filters_j
     start = tl.zeros((COLUMNS, CHANNELS), tl.float32)
     if bias is not None:
         start += tl.load(bias + sample * bias_b + c * bias_c, is_channel, 0).to(tl.float32)[None, :]
@@ -103,13 +106,13 @@ def depthwise(
             for j in tl.static_range(WIDTH):
                 sums = add_column(
                     sums, source, channel, filters, j, x, top, step, is_channel, limits, source_y, source_x,
-                    filters_i, filters_j, HEIGHT, WIDTH, SKIP, SPREAD, ROWS,
+                    TAP_I, TAP_J, HEIGHT, WIDTH, SKIP, SPREAD, ROWS,
                 )  # fmt: skip
         else:
             for j in range(WIDTH):
                 sums = add_column(
                     sums, source, channel, filters, j, x, top, step, is_channel, limits, source_y, source_x,
-                    filters_i, filters_j, HEIGHT, WIDTH, SKIP, SPREAD, ROWS,
+                    TAP_I, TAP_J, HEIGHT, WIDTH, SKIP, SPREAD, ROWS,
                 )  # fmt: skip
         for m in tl.static_range(ROWS):
             y = first + m * walk

@@ -20,7 +20,7 @@ from hamlet.kernels.problem import Problem, strides
 from hamlet.kernels.sample import dilation_of, position, valid_size
 from hamlet.kernels.variants import Variant
 
-PROGRAMS = 1024
+FORWARD_PROGRAMS, PROGRAMS = 4096, 1024
 """As many as keep a large GPU busy; the pixels of a group are shared out to have them."""
 
 
@@ -34,10 +34,13 @@ def tap_of(inner, LANES_IN: tl.constexpr, WIDTH: tl.constexpr):
 @triton.jit
 def load_taps(source, y, x, dy, dx, is_tap, limits, source_y, source_x, SPREAD: tl.constexpr):
     """What taps that reach (dy, dx), along the columns, read of ``source`` for the pixels (y, x), along the rows."""
-    row, is_row = position(y[:, None] + dy[None, :], limits[0], SPREAD)
-    column, is_column = position(x[:, None] + dx[None, :], limits[1], SPREAD)
-    pixels = source[None, :] + row.to(tl.int64) * source_y + column.to(tl.int64) * source_x
-    return tl.load(pixels, is_row & is_column & is_tap[None, :], 0)
+    _, is_row = position(y[:, None] + dy[None, :], limits[0], SPREAD)
+    _, is_column = position(x[:, None] + dx[None, :], limits[1], SPREAD)
+    pixel = y.to(tl.int64) * source_y + x.to(tl.int64) * source_x
+    tap = dy.to(tl.int64) * source_y + dx.to(tl.int64) * source_x
+    # Where the spread grid holds a pixel at all, its rows and columns are both whole multiples of the stride.
+    offset = (pixel[:, None] + tap[None, :]) // SPREAD
+    return tl.load(source[None, :] + offset, is_row & is_column & is_tap[None, :], 0)
 
 
 @triton.jit(do_not_specialize=["source_height", "source_width", "target_height", "target_width", "greatest"])
@@ -48,7 +51,7 @@ def grouped(
     filters_b, filters_out, filters_in, filters_i, filters_j,
     bias_b, bias_c,
     target_b, target_c, target_y, target_x,
-    groups, blocks, greatest,
+    groups, blocks, greatest, segments,
     STEPS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, STRIDE: tl.constexpr, RESIDUAL: tl.constexpr,
     GRADIENT: tl.constexpr, PRECISION: tl.constexpr, INPUTS: tl.constexpr, OUTPUTS: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, LANES_IN: tl.constexpr, LANES_OUT: tl.constexpr,
@@ -56,7 +59,8 @@ def grouped(
     """target = source correlated with ``filters`` (HEIGHT x WIDTH), from INPUTS to OUTPUTS channels a group.
 
     With ``GRADIENT`` the source is the output's gradient, spread by the stride, and the filters are turned round;
-    INPUTS then counts the convolution's output channels, and OUTPUTS its input channels.
+    INPUTS then counts the convolution's output channels, and OUTPUTS its input channels. ``segments`` programs share
+    the pixels of a group.
     """
     SPREAD: tl.constexpr = STRIDE if GRADIENT else 1
     SKIP: tl.constexpr = 1 if GRADIENT else STRIDE
@@ -66,11 +70,7 @@ def grouped(
     output_tiles = tl.cdiv(OUTPUTS, LANES_OUT)
     tile, index = index % output_tiles, index // output_tiles
     n = tile * LANES_OUT + tl.arange(0, LANES_OUT)
-    tile, index = index % column_tiles, index // column_tiles
-    pixel = tl.arange(0, ROWS * COLUMNS)
-    x = tile * COLUMNS + pixel % COLUMNS
-    tile, sample = index % row_tiles, (index // row_tiles).to(tl.int64)
-    y = tile * ROWS + pixel // COLUMNS
+    segment, sample = index % segments, (index // segments).to(tl.int64)
     block = group // (groups // blocks)
     step = dilation_of(dilation, sample, block, blocks, greatest, STEPS)
     limits = valid_size(extent, sample, source_height, source_width, SPREAD)
@@ -82,33 +82,36 @@ def grouped(
         filters_i, filters_j = -filters_i, -filters_j
     else:
         filters += sample * filters_b + (group * OUTPUTS).to(tl.int64) * filters_out
-
-    sums = tl.zeros((ROWS * COLUMNS, LANES_OUT), tl.float32)
-    for start in range(0, HEIGHT * WIDTH * LANES_IN, INNER):
-        i, j, c = tap_of(start + tl.arange(0, INNER), LANES_IN, WIDTH)
-        is_tap = (i < HEIGHT) & (c < INPUTS)
-        dy, dx = (i - HEIGHT // 2) * step, (j - WIDTH // 2) * step
-        reads = source + c.to(tl.int64) * source_c
-        pixels = load_taps(reads, y * SKIP, x * SKIP, dy, dx, is_tap, limits, source_y, source_x, SPREAD)
-        taps = filters + i * filters_i + j * filters_j + c.to(tl.int64) * filters_in
-        taps = tl.load(
-            taps[:, None] + (n.to(tl.int64) * filters_out)[None, :], is_tap[:, None] & (n < OUTPUTS)[None, :], 0
-        )
-        sums = tl.dot(pixels, taps, sums, input_precision=PRECISION)
-
+    filters += (n.to(tl.int64) * filters_out)[None, :]
     channel = (group * OUTPUTS + n).to(tl.int64)
-    is_channel = n < OUTPUTS
-    is_valid = ((y < target_rows) & (x < target_columns))[:, None]
+    is_channel = (n < OUTPUTS)[None, :]
+    target += sample * target_b + (channel * target_c)[None, :]
+    start = tl.zeros((ROWS * COLUMNS, LANES_OUT), tl.float32)
     if bias is not None:
-        sums += tl.load(bias + sample * bias_b + channel * bias_c, is_channel, 0).to(tl.float32)[None, :]
-    if RESIDUAL:
-        pixels = source + (y.to(tl.int64) * source_y + x.to(tl.int64) * source_x)[:, None]
-        added = tl.load(pixels + (n.to(tl.int64) * source_c)[None, :], is_valid & is_channel[None, :], 0)
-        sums += added.to(tl.float32)
-    target += sample * target_b + (y.to(tl.int64) * target_y + x.to(tl.int64) * target_x)[:, None]
-    is_stored = ((y < target_height) & (x < target_width))[:, None] & is_channel[None, :]
-    result = tl.where(is_valid, sums, 0).to(target.dtype.element_ty)
-    tl.store(target + (channel * target_c)[None, :], result, is_stored)
+        start += tl.load(bias + sample * bias_b + channel * bias_c, n < OUTPUTS, 0).to(tl.float32)[None, :]
+    pixel = tl.arange(0, ROWS * COLUMNS)
+
+    for tile in range(segment, row_tiles * column_tiles, segments):
+        y = tile // column_tiles * ROWS + pixel // COLUMNS
+        x = tile % column_tiles * COLUMNS + pixel % COLUMNS
+        sums = start
+        for inner in range(0, HEIGHT * WIDTH * LANES_IN, INNER):
+            i, j, c = tap_of(inner + tl.arange(0, INNER), LANES_IN, WIDTH)
+            is_tap = (i < HEIGHT) & (c < INPUTS)
+            dy, dx = (i - HEIGHT // 2) * step, (j - WIDTH // 2) * step
+            reads = source + c.to(tl.int64) * source_c
+            pixels = load_taps(reads, y * SKIP, x * SKIP, dy, dx, is_tap, limits, source_y, source_x, SPREAD)
+            taps = (i * filters_i + j * filters_j + c.to(tl.int64) * filters_in)[:, None]
+            taps = tl.load(filters + taps, is_tap[:, None] & is_channel, 0)
+            sums = tl.dot(pixels, taps, sums, input_precision=PRECISION)
+        is_valid = ((y < target_rows) & (x < target_columns))[:, None]
+        if RESIDUAL:
+            pixels = source + (y.to(tl.int64) * source_y + x.to(tl.int64) * source_x)[:, None]
+            added = tl.load(pixels + (n.to(tl.int64) * source_c)[None, :], is_valid & is_channel, 0)
+            sums += added.to(tl.float32)
+        is_stored = ((y < target_height) & (x < target_width))[:, None] & is_channel
+        result = tl.where(is_valid, sums, 0).to(target.dtype.element_ty)
+        tl.store(target + (y.to(tl.int64) * target_y + x.to(tl.int64) * target_x)[:, None], result, is_stored)
 
 
 @triton.jit(do_not_specialize=["source_height", "source_width", "target_height", "target_width", "greatest", "samples"])
@@ -181,10 +184,12 @@ def correlate(
     inputs, outputs = source.shape[1] // problem.groups, channels // problem.groups
     choices = configurations(width, inputs, outputs, 128, (32, 64))
 
-    def programs(values: Mapping[str, Any]) -> int:
-        pixels = triton.cdiv(height, values["ROWS"]) * triton.cdiv(width, values["COLUMNS"])
-        return samples * problem.groups * pixels * triton.cdiv(outputs, values["LANES_OUT"])
+    def tiles(values: Mapping[str, Any]) -> int:
+        return samples * problem.groups * triton.cdiv(outputs, values["LANES_OUT"])
 
+    chosen = dict(choices[0].tiles)
+    pixels = triton.cdiv(height, chosen["ROWS"]) * triton.cdiv(width, chosen["COLUMNS"])
+    segments = min(triton.cdiv(FORWARD_PROGRAMS, tiles(chosen)), pixels)
     arguments = {
         **problem.arguments(source, target, weight),
         **{"source": source, "filters": weight, "bias": bias, "target": target},
@@ -192,10 +197,10 @@ def correlate(
         **strides("filters", weight, ("b", "in", "out", "i", "j") if gradient else ("b", "out", "in", "i", "j")),
         **strides("bias", bias, "bc"),
         **strides("target", target, "bcyx"),
-        **{"groups": problem.groups, "INPUTS": inputs, "OUTPUTS": outputs},
+        **{"groups": problem.groups, "INPUTS": inputs, "OUTPUTS": outputs, "segments": segments},
         **{"RESIDUAL": residual, "GRADIENT": gradient, "PRECISION": problem.precision},
     }
-    return Launch(grouped, programs, arguments, choices, KEY)
+    return Launch(grouped, lambda values: segments * tiles(values), arguments, choices, KEY)
 
 
 def reduce(input: Tensor, grad: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem) -> list[Launch]:

@@ -18,7 +18,7 @@ from hamlet.kernels.variants import Variant
 EXPLANATION = """Registers and bytes of stack of a thread; instructions that touch local memory, as spills do;
 bytes of shared memory and warps of a program; warps that a multiprocessor holds at a time; matrix instructions; and
 instructions that load from global memory, by their width."""
-NAME = 60
+NAME = 68
 COLUMNS = ("registers", "stack", "local", "shared", "warps", "resident")
 
 

@@ -52,7 +52,8 @@ def dynamic_conv2d(
 
     Returns:
         (B, Cout, ceil(H / stride), ceil(W / stride)) in input's dtype and memory format. Sums are made in float32,
-        or in float64 for float64 input.
+        or in float64 for float64 input. On a GPU float32 products of grouped filters are made in tf32 where
+        ``torch.backends.cudnn`` allows convolutions that.
 
     Raises:
         ValueError: for a shape, size, device or number that does not fit, for dilations outside [1, max_dilation] and
