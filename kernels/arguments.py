@@ -36,11 +36,10 @@ class Maps(NamedTuple):
 
 
 class Grids(NamedTuple):
-    """Sizes of the levels, and where their (B, 2) extents begin, 0 for none."""
+    """Sizes of the levels."""
 
     height: Any
     width: Any
-    extent: Any
 
 
 class Pairs(NamedTuple):
@@ -76,11 +75,11 @@ def pairs_of(pairs, level):
 
 
 @triton.jit
-def extent_of(grids, level, sample):
-    """The valid height and width of a sample, clamped into the grid."""
+def extent_of(grids, extents, level, sample):
+    """The valid height and width of a sample, clamped into the grid; ``extents``: addresses of int64 (B, 2), or 0."""
     height = pick(grids.height, level).to(tl.int32)
     width = pick(grids.width, level).to(tl.int32)
-    address = pick(grids.extent, level)
+    address = pick(extents, level)
     extent = address.to(tl.pointer_type(tl.int64)) + 2 * sample
     valid_height = tl.load(extent, mask=address != 0, other=2**31 - 1)
     valid_width = tl.load(extent + 1, mask=address != 0, other=2**31 - 1)

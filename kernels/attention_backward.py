@@ -39,10 +39,10 @@ from .windows import (
 @triton.jit
 def attention_backward_queries(
     query, key, value, grad_out, d_query, radius, gate, lse, grad_lse, delta, d_radius, d_gate, largest_radius,
-    query_grids, key_grids, pairs, max_radius, softness, scale, batch, heads,
-    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, KEYS: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    query_grids, query_extents, key_grids, key_extents, pairs, max_radius, softness, scale, batch, heads,
+    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, KEYS: tl.constexpr, ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program, one tile of queries of one head: its gradient, and those of its radii and gates for every pair.
 
@@ -57,28 +57,28 @@ def attention_backward_queries(
     if tl.program_id(1) == 0:
         finite = _differentiate_queries(
             query, key, value, grad_out, d_query, radius, gate, lse, grad_lse, delta, d_radius, d_gate, largest_radius,
-            query_grids, key_grids, pairs, max_radius, softness, scale, batch, heads, DTYPE, CHANNELS, VALUE_CHANNELS,
-            BLOCK_D, BLOCK_V, TILE_Y, TILE_X, KEYS, ALIGNED, PRECISION, False,
+            query_grids, query_extents, key_grids, key_extents, pairs, max_radius, softness, scale, batch, heads, DTYPE,
+            CHANNELS, VALUE_CHANNELS, BLOCK_D, BLOCK_V, TILE_Y, TILE_X, KEYS, ALIGNED, PRECISION, False,
         )  # fmt: skip
     if not finite:
         _differentiate_queries(
             query, key, value, grad_out, d_query, radius, gate, lse, grad_lse, delta, d_radius, d_gate, largest_radius,
-            query_grids, key_grids, pairs, max_radius, softness, scale, batch, heads, DTYPE, CHANNELS, VALUE_CHANNELS,
-            BLOCK_D, BLOCK_V, TILE_Y, TILE_X, KEYS, ALIGNED, PRECISION, True,
+            query_grids, query_extents, key_grids, key_extents, pairs, max_radius, softness, scale, batch, heads, DTYPE,
+            CHANNELS, VALUE_CHANNELS, BLOCK_D, BLOCK_V, TILE_Y, TILE_X, KEYS, ALIGNED, PRECISION, True,
         )  # fmt: skip
 
 
 @triton.jit
 def _differentiate_queries(
     query, key, value, grad_out, d_query, radius, gate, lse, grad_lse, delta, d_radius, d_gate, largest_radius,
-    query_grids, key_grids, pairs, max_radius, softness, scale, batch, heads,
-    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, KEYS: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr, CAREFUL: tl.constexpr,
+    query_grids, query_extents, key_grids, key_extents, pairs, max_radius, softness, scale, batch, heads,
+    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, KEYS: tl.constexpr, ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     level, sample, head, tile = locate(query_grids, batch, heads, TILE_Y, TILE_X)
     y, x = tile_pixels(query_grids, level, tile, TILE_Y, TILE_X)
-    height, width = extent_of(query_grids, level, sample)
+    height, width = extent_of(query_grids, query_extents, level, sample)
     in_grid = (y < pick(query_grids.height, level)) & (x < pick(query_grids.width, level))
     exists = (y < height) & (x < width)
     q = load_rows(query, level, sample, head, y, x, exists, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -87,14 +87,14 @@ def _differentiate_queries(
     first, last = pairs_of(pairs, level)
     for pair in range(first, last):
         other = pick(pairs.other, pair)
-        key_height, key_width = extent_of(key_grids, other, sample)
+        key_height, key_width = extent_of(key_grids, key_extents, other, sample)
         centre_y, centre_x = centre(y, height, key_height), centre(x, width, key_width)
         reach, given, share = load_window(radius, max_radius, gate, pair, sample, head, y, x, exists)
         top, left, columns, count = key_box(centre_y, centre_x, reach, softness, key_height, key_width)
         log_total = LOG2_E * tl.load(query_pointers(lse, pair, query_grids, level, sample, head, heads, y, x), in_grid)
         log_total = tl.where(log_total == -INFINITY, 0.0, log_total)
         own_delta = tl.zeros((q.shape[0],), tl.float32)
-        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
+        for start in range(0, count, KEYS):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -115,7 +115,7 @@ def _differentiate_queries(
         own_delta = share * own_delta - tl.load(from_lse, exists & has_grad_lse, 0.0)
         tl.store(query_pointers(delta, pair, query_grids, level, sample, head, heads, y, x), own_delta, in_grid)
         slope = tl.zeros((q.shape[0],), tl.float32)
-        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
+        for start in range(0, count, KEYS):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -145,12 +145,11 @@ def _differentiate_queries(
 
 @triton.jit
 def attention_backward_keys(
-    query, key, value, grad_out, d_key, d_value, radius, gate, lse, delta, largest_radius,
-    query_grids, key_grids, pairs, max_radius, softness, scale, batch, heads,
-    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
-    QUERY_TILE_Y: tl.constexpr, QUERY_TILE_X: tl.constexpr, QUERIES: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    query, key, value, grad_out, d_key, d_value, radius, gate, lse, delta, largest_radius, query_grids, query_extents,
+    key_grids, key_extents, pairs, max_radius, softness, scale, batch, heads,
+    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, QUERY_TILE_Y: tl.constexpr,
+    QUERY_TILE_X: tl.constexpr, QUERIES: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program, one tile of keys of one head: the gradients of keys and values, from every pair.
 
@@ -165,29 +164,31 @@ def attention_backward_keys(
     if tl.program_id(1) == 0:
         finite = _differentiate_keys(
             query, key, value, grad_out, d_key, d_value, radius, gate, lse, delta, largest_radius, query_grids,
-            key_grids, pairs, max_radius, softness, scale, batch, heads, DTYPE, CHANNELS, VALUE_CHANNELS, BLOCK_D,
-            BLOCK_V, TILE_Y, TILE_X, QUERY_TILE_Y, QUERY_TILE_X, QUERIES, ALIGNED, PRECISION, False,
+            query_extents, key_grids, key_extents, pairs, max_radius, softness, scale, batch, heads, DTYPE, CHANNELS,
+            VALUE_CHANNELS, BLOCK_D, BLOCK_V, TILE_Y, TILE_X, QUERY_TILE_Y, QUERY_TILE_X, QUERIES, ALIGNED, PRECISION,
+            False,
         )  # fmt: skip
     if not finite:
         _differentiate_keys(
             query, key, value, grad_out, d_key, d_value, radius, gate, lse, delta, largest_radius, query_grids,
-            key_grids, pairs, max_radius, softness, scale, batch, heads, DTYPE, CHANNELS, VALUE_CHANNELS, BLOCK_D,
-            BLOCK_V, TILE_Y, TILE_X, QUERY_TILE_Y, QUERY_TILE_X, QUERIES, ALIGNED, PRECISION, True,
+            query_extents, key_grids, key_extents, pairs, max_radius, softness, scale, batch, heads, DTYPE, CHANNELS,
+            VALUE_CHANNELS, BLOCK_D, BLOCK_V, TILE_Y, TILE_X, QUERY_TILE_Y, QUERY_TILE_X, QUERIES, ALIGNED, PRECISION,
+            True,
         )  # fmt: skip
 
 
 @triton.jit
 def _differentiate_keys(
-    query, key, value, grad_out, d_key, d_value, radius, gate, lse, delta, largest_radius,
-    query_grids, key_grids, pairs, max_radius, softness, scale, batch, heads,
-    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr,
-    QUERY_TILE_Y: tl.constexpr, QUERY_TILE_X: tl.constexpr, QUERIES: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr, CAREFUL: tl.constexpr,
+    query, key, value, grad_out, d_key, d_value, radius, gate, lse, delta, largest_radius, query_grids, query_extents,
+    key_grids, key_extents, pairs, max_radius, softness, scale, batch, heads,
+    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, QUERY_TILE_Y: tl.constexpr,
+    QUERY_TILE_X: tl.constexpr, QUERIES: tl.constexpr, ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    CAREFUL: tl.constexpr,
 ):  # fmt: skip
     level, sample, head, tile = locate(key_grids, batch, heads, TILE_Y, TILE_X)
     y, x = tile_pixels(key_grids, level, tile, TILE_Y, TILE_X)
-    height, width = extent_of(key_grids, level, sample)
+    height, width = extent_of(key_grids, key_extents, level, sample)
     in_grid = (y < pick(key_grids.height, level)) & (x < pick(key_grids.width, level))
     exists = (y < height) & (x < width)
     k = load_rows(key, level, sample, head, y, x, exists, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -198,11 +199,12 @@ def _differentiate_keys(
     first, last = pairs_of(pairs, level)
     for pair in range(first, last):
         other = pick(pairs.other, pair)
-        query_height, query_width = extent_of(query_grids, other, sample)
+        query_height, query_width = extent_of(query_grids, query_extents, other, sample)
         top, left, columns, count = query_box(
             y, x, exists, largest_radius, pair, query_grids, other, sample, head, heads, query_height, query_width,
             height, width, pick_float(max_radius, pair), softness, QUERY_TILE_Y, QUERY_TILE_X,
         )  # fmt: skip
+        # Care is rare: what a pipeline holds ahead would spill.
         for start in tl.range(0, count, QUERIES, num_stages=1 if CAREFUL else None):
             query_y, query_x, within = box_pixels(start, top, left, columns, count, QUERIES)
             rows, cols = query_y.to(tl.int32), query_x.to(tl.int32)

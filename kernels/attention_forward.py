@@ -32,11 +32,11 @@ from .windows import (
 
 @triton.jit
 def attention_forward(
-    query, key, value, out, radius, gate, lse, query_grids, key_grids, pairs, max_radius, softness, scale, batch, heads,
-    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
-    TILE_Y: tl.constexpr, TILE_X: tl.constexpr, KEYS: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr,
+    query, key, value, out, radius, gate, lse, query_grids, query_extents, key_grids, key_extents, pairs, max_radius,
+    softness, scale, batch, heads,
+    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, KEYS: tl.constexpr, ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One program, one tile of one head: the sum over its level's pairs, and the log-sum-exp of each.
 
@@ -56,29 +56,30 @@ def attention_forward(
     finite = True
     if tl.program_id(1) == 0:
         finite = _attend(
-            query, key, value, out, radius, gate, lse, query_grids, key_grids, pairs, max_radius, softness, scale,
-            batch, heads, DTYPE, CHANNELS, VALUE_CHANNELS, BLOCK_D, BLOCK_V, TILE_Y, TILE_X, KEYS, ALIGNED, PRECISION,
-            False,
+            query, key, value, out, radius, gate, lse, query_grids, query_extents, key_grids, key_extents, pairs,
+            max_radius, softness, scale, batch, heads, DTYPE, CHANNELS, VALUE_CHANNELS, BLOCK_D, BLOCK_V, TILE_Y,
+            TILE_X, KEYS, ALIGNED, PRECISION, False,
         )  # fmt: skip
     if not finite:
         _attend(
-            query, key, value, out, radius, gate, lse, query_grids, key_grids, pairs, max_radius, softness, scale,
-            batch, heads, DTYPE, CHANNELS, VALUE_CHANNELS, BLOCK_D, BLOCK_V, TILE_Y, TILE_X, KEYS, ALIGNED, PRECISION,
-            True,
+            query, key, value, out, radius, gate, lse, query_grids, query_extents, key_grids, key_extents, pairs,
+            max_radius, softness, scale, batch, heads, DTYPE, CHANNELS, VALUE_CHANNELS, BLOCK_D, BLOCK_V, TILE_Y,
+            TILE_X, KEYS, ALIGNED, PRECISION, True,
         )  # fmt: skip
 
 
 @triton.jit
 def _attend(
-    query, key, value, out, radius, gate, lse, query_grids, key_grids, pairs, max_radius, softness, scale,
-    batch, heads, DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, KEYS: tl.constexpr,
-    ALIGNED: tl.constexpr, PRECISION: tl.constexpr, CAREFUL: tl.constexpr,
+    query, key, value, out, radius, gate, lse, query_grids, query_extents, key_grids, key_extents, pairs, max_radius,
+    softness, scale, batch, heads,
+    DTYPE: tl.constexpr, CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr, TILE_Y: tl.constexpr, TILE_X: tl.constexpr, KEYS: tl.constexpr, ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """Write the results of one tile, and tell whether all are finite."""
     level, sample, head, tile = locate(query_grids, batch, heads, TILE_Y, TILE_X)
     y, x = tile_pixels(query_grids, level, tile, TILE_Y, TILE_X)
-    height, width = extent_of(query_grids, level, sample)
+    height, width = extent_of(query_grids, query_extents, level, sample)
     in_grid = (y < pick(query_grids.height, level)) & (x < pick(query_grids.width, level))
     exists = (y < height) & (x < width)
     q = load_rows(query, level, sample, head, y, x, exists, DTYPE, CHANNELS, BLOCK_D, ALIGNED)
@@ -86,7 +87,7 @@ def _attend(
     first, last = pairs_of(pairs, level)
     for pair in range(first, last):
         other = pick(pairs.other, pair)
-        key_height, key_width = extent_of(key_grids, other, sample)
+        key_height, key_width = extent_of(key_grids, key_extents, other, sample)
         centre_y, centre_x = centre(y, height, key_height), centre(x, width, key_width)
         reach, _, share = load_window(radius, max_radius, gate, pair, sample, head, y, x, exists)
         top, left, columns, count = key_box(centre_y, centre_x, reach, softness, key_height, key_width)
@@ -94,7 +95,7 @@ def _attend(
         total = tl.zeros((q.shape[0],), tl.float32)
         spoilt = tl.zeros((q.shape[0],), tl.float32)
         sums = tl.zeros((q.shape[0], BLOCK_V), tl.float32)
-        for start in tl.range(0, count, KEYS, num_stages=1 if CAREFUL else None):
+        for start in range(0, count, KEYS):
             key_y, key_x, within = box_pixels(start, top, left, columns, count, KEYS)
             rows, cols = key_y.to(tl.int32), key_x.to(tl.int32)
             k = load_rows(key, other, sample, head, rows, cols, within, DTYPE, CHANNELS, BLOCK_D, ALIGNED)

@@ -2,8 +2,7 @@
 
 Small tiles waste less: of the pairs that a tile of T x T queries multiplies, those of one query's window are about
 ``(2 r / (2 r + (T - 1) ratio)) ** 2``, the ratio being key pixels a query pixel. Large tiles read each key for more
-queries and fill the matrix units. No shape is larger than the registers hold without spilling, whatever the
-architecture; none has been timed.
+queries and fill the matrix units. Shapes are as large as the registers hold, and none has been timed.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ class Configuration:
 
 
 SQUARE, LONG, SMALL = Configuration(8, 8, 32, 4), Configuration(4, 8, 16, 4), Configuration(4, 4, 16, 4)
-WIDE = Configuration(4, 8, 16, 8)
+WIDE, WIDEST = Configuration(4, 8, 16, 8), Configuration(4, 4, 16, 8)
 
 HALF = {
     "forward": {32: SQUARE, 64: Configuration(8, 8, 16, 4), 128: LONG, 256: SMALL},
     "queries": {32: SQUARE, 64: LONG, 128: WIDE, 256: SMALL},
-    "keys": {32: SQUARE, 64: LONG, 128: WIDE, 256: SMALL},
+    "keys": {32: SQUARE, 64: LONG, 128: WIDE, 256: WIDEST},
 }
 """For numbers of 16 bits: by kernel, and by the most channels."""
 
 SINGLE = {
     "forward": {32: SQUARE, 64: LONG, 256: SMALL},
     "queries": {32: LONG, 256: SMALL},
-    "keys": {32: LONG, 128: SMALL, 256: Configuration(4, 4, 16, 8, stages=1)},
+    "keys": {32: LONG, 64: SMALL, 256: replace(WIDEST, stages=1)},
 }
 """For numbers of 32 bits, which take twice the room and, unless as tf32, no matrix units."""
 

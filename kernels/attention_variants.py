@@ -65,7 +65,9 @@ def _kind(name: str, levels: int) -> Any:
     if name in NUMBERS:
         return NUMBERS[name]
     if name.endswith("grids"):
-        return Grids(of_level, of_level, of_level)
+        return Grids(of_level, of_level)
+    if name.endswith("extents"):
+        return of_level
     if name == "pairs":
         return Pairs(of_level, of_level, of_pair)
     if name == "max_radius":

@@ -14,7 +14,7 @@ from tests.ops.conftest import poisoned_memory, seeded  # noqa: F401
 if not installed:
     collect_ignore_glob = ["test_*.py"]
 elif interpreted:
-    collect_ignore_glob = ["test_*_on_gpu.py", "test_launch.py", "test_report.py"]
+    collect_ignore_glob = ["test_*_on_gpu.py", "test_*tuning.py", "test_launch.py", "test_report.py"]
 else:
     collect_ignore_glob = ["test_attention.py", "test_convolution.py", "test_pyramid.py"]
 

@@ -47,8 +47,8 @@ def definition(tensors, **fixed):
 
 SHAPES = {
     "Q9x7-K6x11": ((9, 7), (6, 11), 5, 7),
-    "Q3x5-K19x21": ((3, 5), (19, 21), 16, 16),
-    "Q17x12-K5x6": ((17, 12), (5, 6), 24, 3),
+    "Q3x5-K19x11": ((3, 5), (19, 11), 16, 16),
+    "Q17x6-K5x6": ((17, 6), (5, 6), 24, 3),
     "Q1x1-K1x4": ((1, 1), (1, 4), 1, 40),
 }
 
@@ -129,8 +129,8 @@ def test_radius_gradient_passes_inside_and_at_the_ends_and_not_outside():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
 def test_what_no_window_reaches_changes_nothing(bad):
-    query, key, value = grids(1, (12, 12), (12, 12), 2, 8)
-    tensors, names = [query, key, value, torch.full((1, 12, 12, 2), 1.2), None], ("out", "lse", "q", "k", "v", "radius")
+    query, key, value = grids(1, (12, 12), (12, 12), 1, 8)
+    tensors, names = [query, key, value, torch.full((1, 12, 12, 1), 1.2), None], ("out", "lse", "q", "k", "v", "radius")
     clean = dict(zip(names, ours(tensors, max_radius=2.0), strict=True))
     key[0, 6, 6], value[0, 6, 6] = bad, bad
     spoiled = dict(zip(names, ours(tensors, max_radius=2.0), strict=True))

@@ -17,10 +17,10 @@ def compiled():
 
 
 def test_nothing_is_spilled(compiled):
-    # But for attention with heads of more than 64 channels, float32's of more than 32: the table says how much.
-    known = re.compile(r"attention .* (fp32 64|128|256) channels")
+    # With 256 channels the rows of a tile's queries and of their outputs' gradients fill half of the registers alone.
+    allowed = re.compile("attention queries bf16 256 channels")
     spilled = [variant.name for variant, code in compiled if code.stack or code.local]
-    assert [name for name in spilled if not known.match(name)] == []
+    assert [name for name in spilled if not allowed.search(name)] == []
 
 
 def test_matrix_units_are_used_where_there_is_a_product(compiled):
@@ -43,7 +43,7 @@ def test_the_table_is_what_this_tree_compiles(compiled):
     start = next(number for number, text in enumerate(TABLE) if text.startswith("sm_90"))
     kept = TABLE[start:]
     missing = [text for variant, code in compiled if (text := line(variant, code)) not in kept]
-    assert missing == [], "write it anew with: python -m hamlet.kernels.report > docs/kernels-report.txt"
+    assert missing == [], "write it anew with: python -m hamlet.kernels.report --arch 90 > docs/kernels-report.txt"
 
 
 def test_names_tell_variants_apart():

@@ -69,7 +69,7 @@ def like(tensor: Tensor | None, gradient: Tensor | None) -> Tensor | None:
 
 
 def why_not(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> list[str]:
-    return reasons(query) + limits([query, key], [query, value])
+    return reasons(query) or limits([query, key], [query, value])
 
 
 def limits(grids: Sequence[Tensor], with_channels: Sequence[Tensor]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from hamlet.kernels.arguments import Grids, Maps, Pairs, packed
 from hamlet.kernels.attention_backward import attention_backward_keys, attention_backward_queries
 from hamlet.kernels.attention_forward import attention_forward
 from hamlet.kernels.attention_table import Configuration, block, configuration
+from hamlet.kernels.attention_tuning import launch_options, tuned
 from hamlet.ops.native.library import channels_together, extents
 from hamlet.ops.reference.pyramid import Pair
 from hamlet.ops.triton.library import device_of
@@ -89,12 +91,11 @@ def forward(layer: Layer) -> tuple[list[Tensor], list[Tensor]]:
         *map(_maps, (layer.keys, layer.values, _in(order, outs))),
         *_windows(layer, sequence),
         _addresses(_in(sequence, lses)),
-        _grids(_in(order, layer.queries), _in(order, layer.query_extents)),
-        _grids(layer.keys, layer.key_extents),
+        *_grids(_in(order, layer.queries), _in(order, layer.query_extents)),
+        *_grids(layer.keys, layer.key_extents),
         pairs,
         *_numbers(layer, sequence),
         **_constants(layer, channels),
-        KEYS=shape.step,
     )
     return outs, lses
 
@@ -126,12 +127,11 @@ def backward(
         *map(_maps, (layer.keys, layer.values, _in(order, grad_outs), _in(order, d_queries))),
         *_windows(layer, sequence),
         *(_addresses(_in(sequence, own)) for own in (lses, grad_lses, deltas, d_radii, d_gates, largest)),
-        _grids(_in(order, layer.queries), _in(order, layer.query_extents)),
-        _grids(layer.keys, layer.key_extents),
+        *_grids(_in(order, layer.queries), _in(order, layer.query_extents)),
+        *_grids(layer.keys, layer.key_extents),
         pairs,
         *_numbers(layer, sequence),
         **constants,
-        KEYS=shape.step,
     )
     query_shape, shape = shape, _configuration("keys", layer)
     order, sequence, pairs = _by_keys(layer, shape)
@@ -145,14 +145,13 @@ def backward(
         *(_maps(_in(order, level)) for level in (d_keys, d_values)),
         *_windows(layer, sequence),
         *(_addresses(_in(sequence, own)) for own in (lses, deltas, largest)),
-        _grids(layer.queries, layer.query_extents),
-        _grids(_in(order, layer.keys), _in(order, layer.key_extents)),
+        *_grids(layer.queries, layer.query_extents),
+        *_grids(_in(order, layer.keys), _in(order, layer.key_extents)),
         pairs,
         *_numbers(layer, sequence),
         **constants,
         QUERY_TILE_Y=query_shape.tile_y,
         QUERY_TILE_X=query_shape.tile_x,
-        QUERIES=shape.step,
     )
     return d_queries, d_keys, d_values, d_radii, d_gates
 
@@ -162,12 +161,14 @@ def _launch(kernel: Any, shape: Configuration, levels: Sequence[Tensor], *argume
     batch, _, _, heads, _ = levels[0].shape
     tiles = sum(triton.cdiv(x.shape[1], shape.tile_y) * triton.cdiv(x.shape[2], shape.tile_x) for x in levels)
     programs = tiles * batch * heads
-    if programs:
-        with device_of(levels[0]):
-            kernel[(programs,)](
-                *arguments, batch, heads, **constants, TILE_Y=shape.tile_y, TILE_X=shape.tile_x,
-                num_warps=shape.warps, num_stages=shape.stages,
-            )  # fmt: skip
+    if not programs:
+        return
+    constants |= {"TILE_Y": shape.tile_y, "TILE_X": shape.tile_x}
+    with device_of(levels[0]):
+        if os.environ.get("HAMLET_AUTOTUNE") == "1":
+            tuned(kernel, shape)[(programs,)](*arguments, batch, heads, **constants)
+        else:
+            kernel[(programs,)](*arguments, batch, heads, **constants, **launch_options(kernel, shape))
 
 
 def _single(tensor: Tensor | None) -> Tensor | None:
@@ -218,8 +219,8 @@ def _addresses(tensors: Iterable[Tensor | None]) -> tuple[int, ...]:
     return packed(0 if x is None else x.data_ptr() for x in tensors)
 
 
-def _grids(levels: Sequence[Tensor], extents: Sequence[Tensor | None]) -> Grids:
-    return Grids(packed(x.shape[1] for x in levels), packed(x.shape[2] for x in levels), _addresses(extents))
+def _grids(levels: Sequence[Tensor], extents: Sequence[Tensor | None]) -> tuple[Grids, tuple[int, ...]]:
+    return Grids(packed(x.shape[1] for x in levels), packed(x.shape[2] for x in levels)), _addresses(extents)
 
 
 def _windows(layer: Layer, sequence: Iterable[int]) -> tuple[Maps, Maps]:

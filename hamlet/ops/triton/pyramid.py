@@ -68,4 +68,4 @@ def backward(
 
 
 def why_not(queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor], *rest: Any) -> list[str]:
-    return reasons(queries[0]) + limits([*queries, *keys], [*queries, *values])
+    return reasons(queries[0]) or limits([*queries, *keys], [*queries, *values])
