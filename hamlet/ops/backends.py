@@ -26,13 +26,15 @@ class Backend:
     """One implementation of one operator.
 
     ``forward`` and ``backward`` take the operator's registered arguments, less the backend's name. ``reasons`` takes
-    the arguments of ``forward`` and returns why this backend cannot serve them; an empty list means that it can.
+    the arguments of ``forward`` and returns why this backend cannot serve them; an empty list means that it can. A
+    backend that does not ``volunteer`` serves only those who ask for it by name.
     """
 
     name: str
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     reasons: Callable[..., list[str]]
+    volunteers: bool = True
 
 
 _backends: dict[str, dict[str, Backend]] = {}
@@ -101,7 +103,7 @@ def choose(operator: str, name: str | None, arguments: Sequence[Any]) -> Backend
         return _backends[operator][name]
     for candidate in NAMES:  # the last of them, the reference, takes anything
         backend = _backends[operator].get(candidate)
-        if backend is not None and not backend.reasons(*arguments):
+        if backend is not None and backend.volunteers and not backend.reasons(*arguments):
             break
     assert backend is not None
     if backend.name == "reference" and _on_gpu(arguments):

@@ -13,6 +13,8 @@ from hamlet.ops.native import convolution as native
 from hamlet.ops.reference import convolution as reference
 from hamlet.ops.registration import Operator, implement
 from hamlet.ops.transforms import call
+from hamlet.ops.triton import convolution as triton
+from hamlet.ops.triton.library import interpreted
 
 
 def dynamic_conv2d(
@@ -50,7 +52,8 @@ def dynamic_conv2d(
 
     Returns:
         (B, Cout, ceil(H / stride), ceil(W / stride)) in input's dtype and memory format. Sums are made in float32,
-        or in float64 for float64 input.
+        or in float64 for float64 input. On a GPU float32 products of grouped filters are made in tf32 where
+        ``torch.backends.cudnn`` allows convolutions that.
 
     Raises:
         ValueError: for a shape, size, device or number that does not fit, for dilations outside [1, max_dilation] and
@@ -190,3 +193,7 @@ implement(
     incoming=lambda gradients, inputs: tuple(gradients),
 )
 backends.register(operator.name, backends.Backend("native", native.forward, native.backward, native.why_not))
+backends.register(
+    operator.name,
+    backends.Backend("triton", triton.forward, triton.backward, triton.why_not, volunteers=not interpreted),
+)

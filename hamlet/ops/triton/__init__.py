@@ -1,0 +1,1 @@
+"""The operators' Triton kernels: what hands tensors to ``hamlet.kernels``, which is imported when it is first used."""
