@@ -247,27 +247,26 @@ inline Span span_of(int64_t move, int64_t stride, int64_t valid) {
 // totals[tap][channel] += the gradient of the filters. KERNEL: the kernel's width, or 0 for any, tap by tap.
 template <class T, class S, int KERNEL, int VECTORS, bool WHOLE>
 void weigh_rows(const Taps& taps, const Pixels<const S>& from, const Pixels<const S>& grad, T* totals, Mask<T> mask) {
-    const auto [targets, valid, kernel, dilation, stride, transposed] = taps.key;
-    const int64_t half = kernel.width / 2, step = stride * from.pixel;
-    const Span outermost = span_of(half * dilation, stride, valid.width);
-    // The targets that all taps serve.
-    const Span common = {span_of(-half * dilation, stride, valid.width).begin, outermost.end};
+    const int64_t width = taps.key.valid.width, taps_wide = taps.key.kernel.width, half = taps_wide / 2;
+    const int64_t dilation = taps.key.dilation, stride = taps.key.stride;
+    // The targets that all taps serve: the first tap reaches furthest back, the last one furthest on.
+    const Span common = {span_of(-half * dilation, stride, width).begin, span_of(half * dilation, stride, width).end};
     const bool together = KERNEL > 0 && common.begin < common.end;
     for (int64_t y = 0; y < taps.rows.holding(); ++y)
         for (const Tap& row : taps.rows.of(y)) {
-            T* const row_totals = totals + row.index * kernel.width * ChunkFilters<T>::PITCH;
+            T* const row_totals = totals + row.index * taps_wide * ChunkFilters<T>::PITCH;
             const auto weigh = [&]<int TAPS>(std::integral_constant<int, TAPS>, int64_t tap, Span span) {
                 if (span.begin >= span.end) return;
                 const S* const source = from.at(row.source, span.begin * stride + (tap - half) * dilation);
-                weigh_pixels<T, S, TAPS, VECTORS, WHOLE>(source, step, dilation * from.pixel, grad.at(y, span.begin),
+                weigh_pixels<T, S, TAPS, VECTORS, WHOLE>(source, stride * from.pixel, dilation * from.pixel, grad.at(y, span.begin),
                                                          grad.pixel, span.end - span.begin,
                                                          row_totals + tap * ChunkFilters<T>::PITCH, mask);
             };
             constexpr std::integral_constant<int, 1> one;
             if constexpr (KERNEL > 0)
                 if (together) weigh(std::integral_constant<int, KERNEL>{}, 0, common);
-            for (int64_t tap = 0; tap < kernel.width; ++tap) {
-                const Span own = span_of((tap - half) * dilation, stride, valid.width);
+            for (int64_t tap = 0; tap < taps_wide; ++tap) {
+                const Span own = span_of((tap - half) * dilation, stride, width);
                 if (!together) weigh(one, tap, own);
                 else {
                     weigh(one, tap, {own.begin, common.begin});

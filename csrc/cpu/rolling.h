@@ -111,14 +111,15 @@ void correlate_rows(const Convolution& c, std::span<const Chunk> chunks, const V
                     int64_t first, int64_t last) {
     static thread_local Buffer<T> buffer;
     static thread_local std::vector<Taps> taps;
-    const bool rolling = is_small(c);
-    const int64_t size = filters_size<T>(c), kernel = rolling ? c.weight.size[3] : 0;
+    const int64_t size = filters_size<T>(c), kernel = is_small(c) ? c.weight.size[3] : 0;
+    const bool rolling = kernel > 1;
     T* const room = buffer.room(int64_t(chunks.size()) * size);
     if (taps.size() < chunks.size()) taps.resize(chunks.size());
     std::vector<ChunkFilters<T>> filters;
     for (size_t i = 0; i < chunks.size(); ++i) {
         const TapsKey key = taps_key(c, chunks[i], transposed);
-        if (!taps[i].is_for(key)) taps[i].make(key);
+        if (rolling) taps[i].key = key;
+        else if (!taps[i].is_for(key)) taps[i].make(key);
         filters.push_back(read_chunk<T>(c, chunks[i], rolling && transposed, room + int64_t(i) * size));
     }
     for (int64_t y = first; y < last; ++y)
