@@ -170,29 +170,40 @@ def search(
     epilog="Example: [bold]hamlet evaluate roxford5k --data datasets --model runs/folder/model.pt --json[/bold]"
 )
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help="roxford5k, rparis6k, or folder: a subfolder for each class.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the dataset's images and ground truth.")],
+    dataset: Annotated[str, typer.Argument(help="Which benchmark; see below.")],
+    data: Annotated[Path, typer.Option(help="The benchmark's folder as downloaded, or the CSV file of csv.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")],
     out: Annotated[
         Path | None, typer.Option(help="Folder that keeps the descriptors, so that a stopped run goes on.")
     ] = None,
+    crop: Annotated[bool, typer.Option(help="Cut the queries of Oxford and Paris to their boxes.")] = True,
     longest_side: Side = 1024,
     json_only: Json = False,
 ) -> None:
-    """Measure mAP, precision and cost of a model on a dataset.
+    """Measure mAP, precision and cost of a model on a benchmark.
 
-    roxford5k and rparis6k follow the revisited protocol, with its easy, medium and hard setups.
+    [bold]oxford5k, paris6k[/bold]: the original protocol; images and text files of the ground truth.
+
+    [bold]roxford5k, rparis6k[/bold]: revisited, easy, medium and hard; [bold]+1m[/bold] adds the distractors.
+
+    [bold]gldv2-retrieval, gldv2-recognition[/bold]: Google Landmarks v2, by mAP@100 and GAP.
+
+    [bold]folder[/bold]: a subfolder for each class, every image searched among all others.
+
+    [bold]csv[/bold]: a CSV file of image,label and maybe role (query or database), beside its images.
     """
     from hamlet.retrieval.evaluate import evaluate as measure
     from hamlet.retrieval.search import open_model
 
-    result = measure(open_model(model)[0], dataset, data, out=out, longest_side=longest_side)
+    result = measure(open_model(model)[0], dataset, data, out=out, crop=crop, longest_side=longest_side)
     if json_only:
         print_json(result)
         return
-    scores = result["metrics"] if dataset != "folder" else {"all": result["metrics"]}
-    measures = tuple(next(iter(scores.values())))
-    rows = [(setup, *(f"{100 * values[measure]:.2f}" for measure in measures)) for setup, values in scores.items()]
+    measures = tuple(next(iter(result["metrics"].values())))
+    rows = [
+        (setup, *(f"{100 * values[measure]:.2f}" for measure in measures))
+        for setup, values in result["metrics"].items()
+    ]
     print_table(f"{dataset} (percent)", ("", *measures), rows)
     print_table("cost of one image", ("", ""), [(name, f"{value:,.6g}") for name, value in result["cost"].items()])
 

@@ -277,7 +277,7 @@ def test_evaluate_a_folder(checkpoint: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     measured = json.loads(result.stdout)
     assert measured["queries"] == 4
-    assert measured["metrics"]["map"] == 1.0
+    assert measured["metrics"]["all"]["map"] == 1.0
     assert measured["cost"]["parameters"] == sum(p.numel() for p in load_checkpoint(checkpoint)[0].parameters())
     assert "100.00" in hamlet(*arguments).stdout
 
