@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hamlet.retrieval.search import Found
 
 
-RESUMED = {"demo", "train", "index"}
+RESUMED = {"demo", "train", "index", "whiten"}
 
 
 class Commands(TyperGroup):
@@ -50,6 +50,9 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print nothing but JSON on stdout.")]
+MultiScale = Annotated[
+    bool, typer.Option("--multi-scale", help="Average the descriptors of three scales: 0.7071, 1 and 1.4142.")
+]
 Side = Annotated[int, typer.Option(min=32, help="Longest side in pixels to which images are shrunk.")]
 
 
@@ -166,6 +169,40 @@ def search(
         )
 
 
+@app.command(epilog="Example: [bold]hamlet whiten runs/folder/model.pt PHOTOS --learned --out pw.safetensors[/bold]")
+def whiten(
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(help="A folder or list of images, other than those to be searched.")],
+    out: Annotated[Path, typer.Option(help="The file to write, for hamlet evaluate --whiten.")],
+    learned: Annotated[
+        bool,
+        typer.Option(
+            "--learned",
+            help="Learn from pairs that show the same thing, rather than by PCA: IMAGES is then a folder with a "
+            "subfolder for each thing, or a CSV file with the columns image and label.",
+        ),
+    ] = False,
+    dim: Annotated[int | None, typer.Option(min=1, help="Numbers a descriptor; default: all there are.")] = None,
+    multi_scale: MultiScale = False,
+    longest_side: Side = 1024,
+) -> None:
+    """Learn how to whiten a model's descriptors. A run that was stopped goes on where it was."""
+    from hamlet.retrieval.extraction import SCALES
+    from hamlet.retrieval.search import make_whitening
+
+    made, failures = make_whitening(
+        model,
+        images,
+        out,
+        learned=learned,
+        dim=dim,
+        longest_side=longest_side,
+        scales=SCALES if multi_scale else (1.0,),
+    )
+    kept, dims = made.projection.shape
+    typer.echo(f"{out}: {dims} to {kept} numbers, {len(failures)} images left out")
+
+
 @app.command(
     epilog="Example: [bold]hamlet evaluate roxford5k --data datasets --model runs/folder/model.pt --json[/bold]"
 )
@@ -177,6 +214,16 @@ def evaluate(
         Path | None, typer.Option(help="Folder that keeps the descriptors, so that a stopped run goes on.")
     ] = None,
     crop: Annotated[bool, typer.Option(help="Cut the queries of Oxford and Paris to their boxes.")] = True,
+    multi_scale: MultiScale = False,
+    whiten: Annotated[Path | None, typer.Option(help="A file that [bold]hamlet whiten[/bold] wrote.")] = None,
+    rerank: Annotated[
+        str,
+        typer.Option(
+            metavar="STEPS",
+            help="dba, alpha-qe and diffusion, comma-separated in the order wanted; settings after colons, "
+            "as in alpha-qe:k=10:alpha=3,diffusion:k=50:query_k=10:alpha=0.99.",
+        ),
+    ] = "",
     longest_side: Side = 1024,
     json_only: Json = False,
 ) -> None:
@@ -193,9 +240,20 @@ def evaluate(
     [bold]csv[/bold]: a CSV file of image,label and maybe role (query or database), beside its images.
     """
     from hamlet.retrieval.evaluate import evaluate as measure
+    from hamlet.retrieval.extraction import SCALES
     from hamlet.retrieval.search import open_model
 
-    result = measure(open_model(model)[0], dataset, data, out=out, crop=crop, longest_side=longest_side)
+    result = measure(
+        open_model(model)[0],
+        dataset,
+        data,
+        out=out,
+        crop=crop,
+        whiten=whiten,
+        rerank=rerank,
+        longest_side=longest_side,
+        scales=SCALES if multi_scale else (1.0,),
+    )
     if json_only:
         print_json(result)
         return

@@ -19,7 +19,7 @@ from hamlet.files import printable
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
 
-COMMANDS = ("demo", "train", "index", "search", "evaluate", "info")
+COMMANDS = ("demo", "train", "index", "search", "whiten", "evaluate", "info")
 
 
 def hamlet(*arguments: object) -> Result:

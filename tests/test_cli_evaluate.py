@@ -53,6 +53,16 @@ class Judge:
         with torch.no_grad():
             return self.model([load_image(path, SIDE, box=box).float() / 255])[0].double().numpy()
 
+    def describe_scales(self, path: Path, box: Sequence[float] | None = None) -> np.ndarray[Any, Any]:
+        picture = load_image(path, SIDE, box=box).float() / 255
+        total = np.zeros(16)
+        for scale in (0.7071, 1, 1.4142):
+            size = [round(side * scale) for side in picture.shape[1:]]
+            resized = torch.nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True)
+            with torch.no_grad():
+                total += self.model(resized)[0].double().numpy()
+        return total / np.linalg.norm(total)
+
     def rank(self, query: Path, database: Sequence[Path], box: Sequence[float] | None = None) -> list[int]:
         scores = [float(self.describe(query, box) @ self.describe(path)) for path in database]
         return sorted(range(len(database)), key=lambda index: -scores[index])
@@ -290,3 +300,151 @@ def test_errors_are_one_line(checkpoint: Path, tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr.count("\n") == 1
         assert words in result.stderr
+
+
+def revisited_map(scores: np.ndarray[Any, Any]) -> float:
+    """mAP under the medium setup of the two queries of `write_revisited`, from scores (2, database)."""
+    rankings = [sorted(range(len(row)), key=lambda index, row=row: -row[index]) for row in scores]  # type: ignore[misc]
+    return (trapezoids(rankings[0], [0, 4, 7], [2, 9]) + trapezoids(rankings[1], [1], [])) / 2
+
+
+def queries_of(root: Path) -> list[Path]:
+    return [root / "roxford5k" / "jpg" / f"query_00000{query}.jpg" for query in range(2)]
+
+
+def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_multi_scale(evaluate: Callable[..., dict[str, Any]], judge: Judge, tmp_path: Path) -> None:
+    paths = write_revisited(tmp_path)[:12]
+    measured = evaluate("roxford5k", tmp_path, "--multi-scale")
+    database = np.array([judge.describe_scales(path) for path in paths])
+    queries = np.array([judge.describe_scales(path, BOX) for path in queries_of(tmp_path)])
+    assert measured["metrics"]["medium"]["map"] == pytest.approx(revisited_map(queries @ database.T))
+    assert measured["scales"] == [0.7071, 1.0, 1.4142]
+    manifest = json.loads((tmp_path / "out" / "roxford5k-database" / "manifest.json").read_text())
+    assert manifest["scales"] == [0.7071, 1.0, 1.4142]
+
+
+def write_training(folder: Path) -> list[Path]:
+    """Sixteen things of three pictures each."""
+    paths = [folder / f"{thing:02d}" / f"{view}.png" for thing in range(16) for view in range(3)]
+    for seed, path in enumerate(paths):
+        draw(path, 500 + seed)
+    return paths
+
+
+def project_pca(rows: np.ndarray[Any, Any], dim: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    mean = rows.mean(axis=0)
+    _, deviations, directions = np.linalg.svd(rows - mean, full_matrices=False)
+    return mean, directions[:dim] / deviations[:dim, None]
+
+
+def project_learned(rows: np.ndarray[Any, Any], dim: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    pairs = [(3 * thing + view, 3 * thing + (view + 1) % 3) for thing in range(16) for view in range(3)]
+    differences = np.array([rows[one] - rows[other] for one, other in pairs])
+    inverse = np.linalg.inv(np.linalg.cholesky(differences.T @ differences / len(pairs)))
+    mean = rows.mean(axis=0)
+    return mean, np.linalg.svd((rows - mean) @ inverse.T, full_matrices=False)[2][:dim] @ inverse
+
+
+@pytest.mark.parametrize(("flags", "project"), [((), project_pca), (("--learned",), project_learned)])
+def test_whitening(
+    evaluate: Callable[..., dict[str, Any]],
+    checkpoint: Path,
+    judge: Judge,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    project: Callable[..., tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
+) -> None:
+    training, paths = write_training(tmp_path / "training"), write_revisited(tmp_path)[:12]
+    (tmp_path / "training" / "00" / "broken.png").write_bytes(b"")
+    file = tmp_path / "w.safetensors"
+    line = ("whiten", checkpoint, tmp_path / "training", "--out", file, "--longest-side", SIDE, "--dim", 5, *flags)
+    result = hamlet(*line)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{file}: 16 to 5 numbers, 1 images left out\n"
+    assert not file.with_name("w.safetensors.extraction").exists()
+    measured = evaluate("roxford5k", tmp_path, "--whiten", file)
+    mean, projection = project(np.array([judge.describe(path) for path in training]), 5)
+    database = unit((np.array([judge.describe(path) for path in paths]) - mean) @ projection.T)
+    queries = unit((np.array([judge.describe(path, BOX) for path in queries_of(tmp_path)]) - mean) @ projection.T)
+    assert measured["metrics"]["medium"]["map"] == pytest.approx(revisited_map(queries @ database.T))
+    assert measured["whitened"]
+    assert measured["cost"]["descriptor_bytes"] == 20
+
+
+def test_a_whitening_of_another_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    write_training(tmp_path / "training")
+    write_revisited(tmp_path)
+    torch.manual_seed(1)
+    save_checkpoint(tmp_path / "other.pt", create_model("gem_resnet18", descriptor_dim=16))
+    file = tmp_path / "w.safetensors"
+    line = ("whiten", tmp_path / "other.pt", tmp_path / "training", "--out", file, "--longest-side", SIDE)
+    assert hamlet(*line).exit_code == 0
+    result = hamlet("evaluate", "roxford5k", "--data", tmp_path, "--model", checkpoint, "--whiten", file)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "w.safetensors: learnt from descriptors of model" in result.stderr
+
+
+def test_whitening_that_cannot_be_learnt(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        draw(tmp_path / "few" / name, len(name))
+    line = ("whiten", checkpoint, tmp_path / "few", "--out", tmp_path / "w", "--longest-side", SIDE)
+    result = hamlet(*line, "--learned")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "the differences of 1 pairs span" in result.stderr
+    result = hamlet(*line, "--dim", 16)
+    assert "dim: got 16, expected 1 to" in result.stderr
+    (tmp_path / "few" / "b" / "2.png").unlink()
+    assert "every class has a single image" in hamlet(*line[:3], "--learned", "--out", tmp_path / "v").stderr
+    assert not (tmp_path / "w").exists()
+
+
+def test_reranking(evaluate: Callable[..., dict[str, Any]], judge: Judge, tmp_path: Path) -> None:
+    paths = write_revisited(tmp_path)[:12]
+    database = np.array([judge.describe(path) for path in paths])
+    queries = np.array([judge.describe(path, BOX) for path in queries_of(tmp_path)])
+
+    def expand(row: np.ndarray[Any, Any], k: int, alpha: float) -> np.ndarray[Any, Any]:
+        similarity = database @ row
+        nearest = np.argsort(-similarity)[:k]
+        return unit(row + (similarity[nearest, None] ** alpha * database[nearest]).sum(axis=0))
+
+    expanded = np.array([expand(row, 3, 2.0) for row in queries])
+    measured = evaluate("roxford5k", tmp_path, "--rerank", "alpha-qe:k=3:alpha=2")
+    assert measured["metrics"]["medium"]["map"] == pytest.approx(revisited_map(expanded @ database.T))
+    assert measured["rerank"] == [{"name": "alpha-qe", "k": 3, "alpha": 2.0}]
+
+    augmented = np.array([
+        unit(row + sum((database[other] @ row) ** 2 * database[other] for other in np.argsort(-database @ row)[1:5]))
+        for row in database
+    ])  # fmt: skip
+    measured = evaluate("roxford5k", tmp_path, "--rerank", "dba:k=4:alpha=2")
+    assert measured["metrics"]["medium"]["map"] == pytest.approx(revisited_map(queries @ augmented.T))
+
+    similarity = database @ database.T
+    np.fill_diagonal(similarity, -1)
+    near = similarity >= np.sort(similarity, axis=1)[:, -4:-3]
+    weights = np.where(near & near.T, similarity.clip(0) ** 3, 0)
+    sums = np.where(weights.sum(axis=1) > 0, weights.sum(axis=1), 1)
+    system = np.eye(12) - 0.9 * weights / np.sqrt(sums[:, None] * sums[None, :])
+    scores = []
+    for row in expanded:
+        start = (database @ row).clip(0) ** 3
+        start[np.argsort(-start)[2:]] = 0
+        solution = np.linalg.solve(system, start)
+        scores.append(np.where(solution > 1e-12, solution, database @ row - 2))
+    steps = "alpha-qe:k=3:alpha=2,diffusion:k=4:query_k=2:alpha=0.9"
+    measured = evaluate("roxford5k", tmp_path, "--rerank", steps)
+    assert measured["metrics"]["medium"]["map"] == pytest.approx(revisited_map(np.array(scores)))
+
+
+def test_steps_that_are_not_known_are_refused_before_any_work(checkpoint: Path, tmp_path: Path) -> None:
+    line = ("evaluate", "roxford5k", "--data", tmp_path, "--model", checkpoint)
+    assert "rerank: got 'qe', expected one of dba, alpha-qe, diffusion" in hamlet(*line, "--rerank", "qe").stderr
+    assert "expected diffusion last" in hamlet(*line, "--rerank", "diffusion,dba").stderr
+    assert (
+        "no such file, expected a file that `hamlet whiten` wrote" in hamlet(*line, "--whiten", tmp_path / "w").stderr
+    )

@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 
+from hamlet.models import fingerprint
 from hamlet.retrieval.cost import measure_cost
 from hamlet.retrieval.datasets import Benchmark, Pictures, Ranking, load_benchmark
 from hamlet.retrieval.extraction import Extraction, extract
 from hamlet.retrieval.metrics import Scores
+from hamlet.retrieval.reranking import Step, make_search, parse_steps
+from hamlet.retrieval.whitening import Whitening
 
 # Similarities of a block of queries, with the sort of them, stay below half a gigabyte.
 _BLOCK = 1 << 25
@@ -39,8 +44,11 @@ def evaluate(
     *,
     out: Path | str | None = None,
     crop: bool = True,
+    whiten: Path | str | None = None,
+    rerank: str = "",
     ks: Sequence[int] = (1, 5, 10),
     longest_side: int = 1024,
+    scales: Sequence[float] = (1.0,),
     batch_size: int = 8,
     workers: int | None = None,
     progress: bool = True,
@@ -53,26 +61,33 @@ def evaluate(
         data: the benchmark's folder as downloaded, or the CSV file of "csv".
         out: folder where the descriptors are kept, so that a killed run resumes; default a temporary one.
         crop: cut the queries to their boxes, where the benchmark has boxes.
+        whiten: file of a :class:`hamlet.retrieval.whitening.Whitening` learnt from this model's descriptors.
+        rerank: steps for :func:`hamlet.retrieval.reranking.parse_steps`; they see descriptors and nothing else.
         ks: cut-offs of the precision.
         longest_side: images are shrunk to it, never enlarged; the cost is measured on a square of this side.
+        scales: see :func:`hamlet.retrieval.extraction.describe`; the cost is that of a single scale.
         batch_size, workers, progress: as :func:`hamlet.retrieval.extraction.extract`.
 
     Returns:
-        plain data: "dataset", "longest_side", "database" and "queries" (how many), "queries_cropped", "metrics"
-        (setup -> measure -> number, of :mod:`hamlet.retrieval.metrics`), "unreadable" ((name, reason) of database
-        images that could not be read: they rank last; where every image is a query, they are none),
-        "unreadable_queries" (likewise: they find nothing), and "cost" (of
-        :func:`hamlet.retrieval.cost.measure_cost`).
+        plain data: "dataset", "longest_side", "scales", "whitened", "rerank" (steps with all their settings),
+        "database" and "queries" (how many), "queries_cropped", "metrics" (setup -> measure -> number, of
+        :mod:`hamlet.retrieval.metrics`), "unreadable" ((name, reason) of database images that could not be read: they
+        rank last; where every image is a query, they are none), "unreadable_queries" (likewise: they find nothing), and
+        "cost" (of :func:`hamlet.retrieval.cost.measure_cost`, the bytes being those of a descriptor as it is searched).
 
     Raises:
-        ValueError: an unknown dataset, missing or broken files, a query that cannot be read in Oxford or Paris.
+        ValueError: an unknown dataset, missing or broken files, a query that cannot be read in Oxford or Paris, a
+            whitening of another model, steps that are not known.
     """
+    steps = parse_steps(rerank)
+    whitening = _load_whitening(whiten, model) if whiten is not None else None
     benchmark = load_benchmark(dataset, data)
     if not crop and benchmark.queries is not None:
         whole = dataclasses.replace(benchmark.queries, name=f"{benchmark.queries.name}-whole", boxes=None)
         benchmark = dataclasses.replace(benchmark, queries=whole)
     settings: dict[str, Any] = {
         "longest_side": longest_side,
+        "scales": scales,
         "batch_size": batch_size,
         "workers": workers,
         "progress": progress,
@@ -84,18 +99,25 @@ def evaluate(
         if not len(database.rows):
             reason = database.failures[0][1]
             raise ValueError(f"{data}: none of {database.count} database images can be read, first: {reason}")
-        rankings = _rank(benchmark, database, queries or database)
+        if whitening is not None:
+            database = _whitened(database, whitening)
+            queries = _whitened(queries, whitening) if queries is not None else None
+        rankings = _rank(benchmark, database, queries or database, steps, progress)
         scores = _scores(benchmark, rankings, (queries or database).count, ks)
+        descriptor_bytes = 4 * database.descriptors.shape[1]
     return {
         "dataset": dataset,
         "longest_side": longest_side,
+        "scales": list(scales),
+        "whitened": whitening is not None,
+        "rerank": [{"name": step.name, **step.settings} for step in steps],
         "database": database.count,
         "queries": queries.count if queries else len(database.rows),
         "queries_cropped": benchmark.queries is not None and benchmark.queries.boxes is not None,
         "metrics": benchmark.summary(scores),
         "unreadable": database.failures,
         "unreadable_queries": queries.failures if queries else [],
-        "cost": asdict(measure_cost(model, longest_side)),
+        "cost": {**asdict(measure_cost(model, longest_side)), "descriptor_bytes": descriptor_bytes},
     }
 
 
@@ -134,13 +156,33 @@ def _places(names: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array(places, dtype=np.int64)
 
 
-def _rank(benchmark: Benchmark, database: Described, queries: Described) -> Iterator[Ranking]:
+def _load_whitening(path: Path | str, model: nn.Module) -> Whitening:
+    whitening = Whitening.load(path)
+    # Any module with a name, a config and weights has a fingerprint.
+    mine = fingerprint(model)  # type: ignore[arg-type]
+    if whitening.model != mine:
+        raise ValueError(f"{path}: learnt from descriptors of model {whitening.model}, expected {mine}")
+    return whitening
+
+
+def _whitened(described: Described, whitening: Whitening) -> Described:
+    if not len(described.rows):
+        return described
+    return dataclasses.replace(described, descriptors=whitening(described.descriptors))
+
+
+def _rank(
+    benchmark: Benchmark, database: Described, queries: Described, steps: Sequence[Step], progress: bool
+) -> Iterator[Ranking]:
     """What the queries found, block by block, as the similarities of all pairs may not fit into memory."""
+    console = Console(stderr=True, quiet=not progress)
+    with console.status(f"preparing {', '.join(step.name for step in steps)}" if steps else "preparing"):
+        search = make_search(database.descriptors, steps)
     size = min(256, max(1, _BLOCK // database.count))
-    for start in range(0, len(queries.rows), size):
+    for start in track(range(0, len(queries.rows), size), "ranking", console=console):
         block = queries.descriptors[start : start + size]
         similarity = np.full((len(block), database.count), -np.inf, dtype=np.float32)
-        similarity[:, database.rows] = block @ database.descriptors.T
+        similarity[:, database.rows] = search(block)
         rows = np.stack([best(row, benchmark.depth) for row in similarity], axis=1)
         found = np.take_along_axis(similarity.T, rows, axis=0)
         yield Ranking(queries.rows[start : start + size], rows, found)

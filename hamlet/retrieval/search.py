@@ -1,4 +1,4 @@
-"""Indexing a folder of pictures and searching it: what the commands `hamlet index` and `hamlet search` do."""
+"""Indexing a folder of pictures, searching it, whitening: what `hamlet index`, `search` and `whiten` do."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import torch
 from hamlet.images import ImageList, inside, list_images
 from hamlet.models import Model, create_model, fingerprint, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
+from hamlet.retrieval.datasets import list_classes
 from hamlet.retrieval.extraction import extract
 from hamlet.retrieval.report import Picture, Ranked, RankedSection, write_report
+from hamlet.retrieval.whitening import Whitening, fit_learned, fit_pca, pairs_of_classes
 
 MAKE_AGAIN = "or make the index again with `hamlet index`"
 
@@ -103,6 +105,53 @@ def build_index(
     index.save(out)
     shutil.rmtree(partial)
     return index, found.failures
+
+
+def make_whitening(
+    model: str | Path,
+    source: Path,
+    out: Path,
+    *,
+    learned: bool = False,
+    dim: int | None = None,
+    longest_side: int = 1024,
+    scales: Sequence[float] = (1.0,),
+    progress: bool = True,
+) -> tuple[Whitening, list[tuple[str, str]]]:
+    """Learn a whitening from images, and write it. What has been extracted lies in OUT.extraction until then.
+
+    Args:
+        model: checkpoint, or a model's name.
+        source: for PCA see `hamlet.retrieval.list_images`, for learned see `hamlet.retrieval.datasets.list_classes`.
+        out: the file.
+        learned: learn from pairs of one class rather than by PCA.
+        dim, longest_side, scales: see :mod:`hamlet.retrieval.whitening` and `hamlet.retrieval.extraction.extract`.
+        progress: show a bar, and the images left out, on stderr.
+
+    Returns:
+        The whitening and (name, reason) of the images left out.
+
+    Raises:
+        ValueError: no images, none that can be read, no such model, or too few images for the whitening wanted.
+    """
+    images, labels = list_classes(source) if learned else (list_images(source), [])
+    network, _ = open_model(model)
+    partial = out.with_name(f"{out.name}.extraction")
+    found = extract(network, images, partial, longest_side=longest_side, scales=scales, progress=progress)
+    if not found.ids:
+        raise ValueError(f"{source}: none of its {len(images)} images can be read")
+    identity = fingerprint(network)
+    if learned:
+        label = dict(zip(images.names, labels, strict=True))
+        pairs = pairs_of_classes([label[name] for name in found.ids])
+        if not pairs:
+            raise ValueError(f"{source}: every class has a single image, expected two or more of some")
+        whitening = fit_learned(found.descriptors, pairs, dim, model=identity)
+    else:
+        whitening = fit_pca(found.descriptors, dim, model=identity)
+    whitening.save(out)
+    shutil.rmtree(partial)
+    return whitening, found.failures
 
 
 def search_index(path: Path, queries: Sequence[Path], top: int = 10) -> tuple[list[Found], list[tuple[str, str]]]:

@@ -1,7 +1,7 @@
 """Oxford and Paris: average precision where junk is neither right nor wrong.
 
 The original benchmarks (Philbin et al., CVPR 2007 and 2008; their ``compute_ap``) and the revisited ones (Radenović et
-al., CVPR 2018, §3) share one average precision, and differ in what is a positive and what is junk.
+al., CVPR 2018) share one average precision, and differ in what is a positive and what is junk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REVISITED: Protocols = {
 
 
 def oxford(ranks: ArrayLike, gnd: GroundTruth, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """mAP and P@k of the original Oxford5k and Paris6k benchmarks (Philbin et al., CVPR 2007, §4).
+    """mAP and P@k of the original Oxford5k and Paris6k benchmarks (Philbin et al., CVPR 2007).
 
     Junk is taken out of the ranking. AP is the area under the precision-recall curve by trapezoids, from precision 1 at
     recall 0. P@k divides by k.
@@ -54,7 +54,7 @@ def oxford_per_query(ranks: ArrayLike, gnd: GroundTruth, ks: Sequence[int] = (1,
 
 
 def revisited(ranks: ArrayLike, gnd: GroundTruth, ks: Sequence[int] = (1, 5, 10)) -> dict[str, dict[str, float]]:
-    """mAP and mP@k of the revisited Oxford and Paris benchmarks (Radenović et al., CVPR 2018, §3).
+    """mAP and mP@k of the revisited Oxford and Paris benchmarks (Radenović et al., CVPR 2018).
 
     Queries without a positive under a protocol leave its averages; a protocol without any query that has one gives NaN.
 

@@ -1,4 +1,4 @@
-"""Google Landmarks v2: mAP@100 of retrieval and GAP of recognition (Weyand et al., CVPR 2020, §4.4)."""
+"""Google Landmarks v2: mAP@100 of retrieval and GAP of recognition (Weyand et al., CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hamlet.retrieval.metrics.common import Scores, check_ks, check_ranks, mean
 def landmark_retrieval(
     ranks: ArrayLike, relevant: Sequence[Sequence[int]], ks: Sequence[int] = (1, 5, 10), *, depth: int = 100
 ) -> dict[str, float]:
-    """mAP@100 and P@k of the retrieval task (Weyand et al., CVPR 2020, §4.4, as its published scoring code computes).
+    """mAP@100 and P@k of the retrieval task (Weyand et al., CVPR 2020, as its published scoring code computes).
 
     AP sums the precisions at the relevant images within the first ``depth`` places and divides by the number of
     relevant images, or by ``depth`` where there are more. An image that comes again counts once and keeps its place. A
@@ -63,7 +63,7 @@ def landmark_retrieval_per_query(
 def landmark_gap(
     ids: Sequence[str], classes: ArrayLike, scores: ArrayLike, truth: Mapping[str, Collection[int]]
 ) -> float:
-    """Global average precision, or micro average precision, of the recognition task (Weyand et al., §4.4).
+    """Global average precision, or micro average precision, of the recognition task (Weyand et al., CVPR 2020).
 
     All predictions are sorted together: by score, highest first, then by id, then by class. The precisions at those
     that are right are summed and divided by the number of images that show a landmark. Predictions for images that show
