@@ -19,7 +19,7 @@ from hamlet.files import printable
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
 
-COMMANDS = ("demo", "train", "index", "search", "whiten", "evaluate", "info")
+COMMANDS = ("demo", "train", "index", "search", "whiten", "evaluate", "profile", "info")
 
 
 def hamlet(*arguments: object) -> Result:
@@ -280,6 +280,24 @@ def test_evaluate_a_folder(checkpoint: Path, tmp_path: Path) -> None:
     assert measured["metrics"]["all"]["map"] == 1.0
     assert measured["cost"]["parameters"] == sum(p.numel() for p in load_checkpoint(checkpoint)[0].parameters())
     assert "100.00" in hamlet(*arguments).stdout
+
+
+def test_profile_tells_the_cost_of_each_part(checkpoint: Path) -> None:
+    result = hamlet("profile", checkpoint, "hamlet_mobilenetv3_small", "--size", 64, "--json")
+    assert result.exit_code == 0, result.output
+    gem, small = json.loads(result.stdout)
+    assert [gem["model"], small["model"]] == [str(checkpoint), "hamlet_mobilenetv3_small"]
+    assert [part["name"] for part in gem["parts"]] == ["hfe", "whiten"]
+    assert [part["name"] for part in small["parts"]] == ["hfe", "lateral", "acsa", "cecm", "hffn", "grgm"]
+    for each in (gem, small):
+        for measure in ("parameters", "flops"):
+            # GeM's power belongs to no part; neither model multiplies matrices between its parts.
+            apart = measure == "parameters" and each is gem
+            assert sum(part[measure] for part in each["parts"]) == each["cost"][measure] - apart
+        assert max(part["peak_memory_bytes"] for part in each["parts"]) <= each["cost"]["peak_memory_bytes"]
+    table = hamlet("profile", "hamlet_mobilenetv3_small", "--size", 64).stdout
+    assert f"{small['cost']['parameters']:,}" in table
+    assert "acsa" in table
 
 
 def test_info_says_why_a_backend_cannot_serve() -> None:
