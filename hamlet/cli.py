@@ -224,6 +224,9 @@ def evaluate(
             "as in alpha-qe:k=10:alpha=3,diffusion:k=50:query_k=10:alpha=0.99.",
         ),
     ] = "",
+    html: Annotated[
+        Path | None, typer.Option(help="Also write what the worst queries found as a self-contained page.")
+    ] = None,
     longest_side: Side = 1024,
     json_only: Json = False,
 ) -> None:
@@ -248,12 +251,15 @@ def evaluate(
         dataset,
         data,
         out=out,
+        html=html,
         crop=crop,
         whiten=whiten,
         rerank=rerank,
         longest_side=longest_side,
         scales=SCALES if multi_scale else (1.0,),
     )
+    if html is not None:
+        typer.echo(f"hamlet: wrote {html}", err=True)
     if json_only:
         print_json(result)
         return

@@ -224,7 +224,7 @@ def write_landmarks(root: Path) -> None:
 
 def test_landmark_retrieval(evaluate: Callable[..., dict[str, Any]], judge: Judge, tmp_path: Path) -> None:
     write_landmarks(tmp_path)
-    measured = evaluate("gldv2-retrieval", tmp_path)
+    measured = evaluate("gldv2-retrieval", tmp_path, "--html", tmp_path / "page.html")
     index = [landmark_path(tmp_path, "index", identifier("b", number)) for number in range(9)]
 
     def precision(query: int, relevant: set[int]) -> float:
@@ -235,6 +235,10 @@ def test_landmark_retrieval(evaluate: Callable[..., dict[str, Any]], judge: Judg
     expected = {"public": (precision(0, {3, 6}) + precision(3, {2, 8, 0})) / 2, "private": precision(2, {1})}
     assert {name: values["map@100"] for name, values in measured["metrics"].items()} == pytest.approx(expected)
     assert (measured["database"], measured["queries"], measured["queries_cropped"]) == (9, 3, False)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<article class="row">') == 3
+    assert page.count('<figure class="picture correct">') == 6
+    assert page.count('<figure class="picture wrong">') == 3 * 9 - 6
 
 
 def test_a_landmark_query_that_cannot_be_read_scores_nothing(
@@ -253,7 +257,7 @@ def test_a_landmark_query_that_cannot_be_read_scores_nothing(
 def test_landmark_recognition(evaluate: Callable[..., dict[str, Any]], judge: Judge, tmp_path: Path) -> None:
     write_landmarks(tmp_path)
     landmark_path(tmp_path, "test", identifier("c", 5)).write_bytes(b"")
-    measured = evaluate("gldv2-recognition", tmp_path)
+    measured = evaluate("gldv2-recognition", tmp_path, "--html", tmp_path / "page.html")
     train = [landmark_path(tmp_path, "train", identifier("a", number)) for number in range(8)]
     predictions = []
     for query, truth in ((0, {10, 11}), (1, set()), (3, {12, 13})):
@@ -271,6 +275,11 @@ def test_landmark_recognition(evaluate: Callable[..., dict[str, Any]], judge: Ju
     gap = sum(sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit) / 3
     assert measured["metrics"]["public"]["gap"] == pytest.approx(gap)
     assert (measured["database"], measured["queries"]) == (8, 5)
+    page = (tmp_path / "page.html").read_text()
+    # Of the four images that show a landmark; the one that cannot be read found nothing.
+    assert page.count('<article class="row">') == 4
+    assert page.count("correct 100.0%") + page.count("correct 0.0%") == 4
+    assert page.count("no results") == 1
 
 
 def test_a_csv_file_with_roles(evaluate: Callable[..., dict[str, Any]], judge: Judge, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from hamlet.models import fingerprint
 from hamlet.retrieval.cost import measure_cost
 from hamlet.retrieval.datasets import Benchmark, Pictures, Ranking, load_benchmark
+from hamlet.retrieval.evaluation_report import Found, write_evaluation_report
 from hamlet.retrieval.extraction import Extraction, extract
 from hamlet.retrieval.metrics import Scores
 from hamlet.retrieval.reranking import Step, make_search, parse_steps
@@ -43,6 +44,7 @@ def evaluate(
     data: Path | str,
     *,
     out: Path | str | None = None,
+    html: Path | str | None = None,
     crop: bool = True,
     whiten: Path | str | None = None,
     rerank: str = "",
@@ -60,6 +62,7 @@ def evaluate(
         dataset: one of :data:`hamlet.retrieval.datasets.BENCHMARKS`.
         data: the benchmark's folder as downloaded, or the CSV file of "csv".
         out: folder where the descriptors are kept, so that a killed run resumes; default a temporary one.
+        html: file of a self-contained page that shows what the worst queries found; default none.
         crop: cut the queries to their boxes, where the benchmark has boxes.
         whiten: file of a :class:`hamlet.retrieval.whitening.Whitening` learnt from this model's descriptors.
         rerank: steps for :func:`hamlet.retrieval.reranking.parse_steps`; they see descriptors and nothing else.
@@ -103,9 +106,10 @@ def evaluate(
             database = _whitened(database, whitening)
             queries = _whitened(queries, whitening) if queries is not None else None
         rankings = _rank(benchmark, database, queries or database, steps, progress)
-        scores = _scores(benchmark, rankings, (queries or database).count, ks)
+        found = Found(benchmark, (queries or database).count) if html is not None else None
+        scores = _scores(benchmark, rankings, (queries or database).count, ks, found)
         descriptor_bytes = 4 * database.descriptors.shape[1]
-    return {
+    result = {
         "dataset": dataset,
         "longest_side": longest_side,
         "scales": list(scales),
@@ -119,6 +123,9 @@ def evaluate(
         "unreadable_queries": queries.failures if queries else [],
         "cost": {**asdict(measure_cost(model, longest_side)), "descriptor_bytes": descriptor_bytes},
     }
+    if html is not None and found is not None:
+        write_evaluation_report(html, result, scores, found, model)
+    return result
 
 
 def _describe_queries(model: nn.Module, benchmark: Benchmark, out: Path, settings: dict[str, Any]) -> Described | None:
@@ -204,9 +211,14 @@ def best(scores: NDArray[np.float32], depth: int | None = None) -> NDArray[np.in
     return candidates[np.argsort(-scores[candidates], kind="stable")[:depth]]
 
 
-def _scores(benchmark: Benchmark, rankings: Iterator[Ranking], queries: int, ks: Sequence[int]) -> dict[str, Scores]:
+def _scores(
+    benchmark: Benchmark, rankings: Iterator[Ranking], queries: int, ks: Sequence[int], found: Found | None
+) -> dict[str, Scores]:
+    """Setup -> measure -> (queries,); what a page shows of the rankings is added to ``found``."""
     scores: dict[str, Scores] = {}
     for ranking in rankings:
+        if found is not None:
+            found.add(ranking)
         for setup, measures in benchmark.per_query(ranking, ks).items():
             for name, values in measures.items():
                 whole = scores.setdefault(setup, {}).setdefault(name, np.full(queries, np.nan))

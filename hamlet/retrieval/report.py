@@ -32,7 +32,7 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamlet.files import printable, replacing
 from hamlet.images import UnreadableImage, load_image
@@ -51,6 +51,7 @@ class Picture:
         caption: what it is, usually its id.
         score: similarity to the query; None for a query.
         correct: whether it shows the query's instance; None where that is not known.
+        junk: whether the ground truth counts it as neither.
         overlays: name -> picture with a map drawn over it, see :func:`overlay`; drawn small, below the picture.
     """
 
@@ -58,6 +59,7 @@ class Picture:
     caption: str
     score: float | None = None
     correct: bool | None = None
+    junk: bool = False
     overlays: Mapping[str, Image.Image] = field(default_factory=dict)
 
 
@@ -175,6 +177,36 @@ def overlay(
     smooth = np.asarray(Image.fromarray(unit).resize(picture.size, Image.Resampling.BILINEAR))
     colours = matplotlib.colormaps[colormap](smooth, bytes=True)[..., :3]
     return Image.blend(picture, Image.fromarray(np.ascontiguousarray(colours)), opacity)
+
+
+@torch.no_grad()
+def draw_maps(model: nn.Module, image: Tensor, picture: Image.Image) -> dict[str, Image.Image]:
+    """What a model shows of its inner workings on an image, drawn over a picture of it.
+
+    Args:
+        model: a HAMLET or GeM, in evaluation mode.
+        image: float (3, H, W) in [0, 1], on the model's device.
+        picture: what to draw over.
+
+    Returns:
+        "radius" and "gate" of the finest level, averaged over heads and key levels, the radius in pixels of the image,
+        where the model has them; and "pooling", the weights of the pooling.
+    """
+    _, maps = model(image[None], return_maps=True)
+    drawn = {}
+    finest = range(len(maps.radius[0]) if maps.radius else 0)
+    radii = [
+        maps.radius[0][level][0].mean(-1) * image.shape[-1] / maps.radius[level][level].shape[2]
+        for level in finest
+        if maps.radius[0][level] is not None and maps.radius[level][level] is not None
+    ]
+    gates = [maps.gate[0][level][0].mean(-1) for level in finest if maps.gate and maps.gate[0][level] is not None]
+    if radii:
+        drawn["radius"] = overlay(picture, torch.stack(radii).mean(0), colormap="viridis")
+    if gates:
+        drawn["gate"] = overlay(picture, torch.stack(gates).mean(0), colormap="cividis")
+    drawn["pooling"] = overlay(picture, maps.pooling[0])
+    return drawn
 
 
 def _as_pil(image: Tensor | Image.Image | Path | str) -> Image.Image:

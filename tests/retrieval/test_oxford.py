@@ -53,6 +53,9 @@ def test_the_protocol_is_the_original(tmp_path: Path) -> None:
     found = load_oxford("oxford5k", tmp_path).per_query(ranking, (1,))["original"]
     assert found["map"] == pytest.approx([((1 + 1) + (1 / 2 + 2 / 3) + (2 / 3 + 3 / 4)) / 6])
     assert found["p@1"] == [1]
+    benchmark = load_oxford("oxford5k", tmp_path)
+    assert benchmark.verdicts(0, np.arange(4)).tolist() == [1, 1, 0, 1]
+    assert benchmark.positives(0) == 3
 
 
 def rename(folder: Path, old: str, new: str) -> None:

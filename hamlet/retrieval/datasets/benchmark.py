@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,29 @@ class Benchmark(ABC):
     def needs_all_queries(self) -> bool:
         """Whether a query that cannot be read is an error; otherwise it finds nothing."""
         return False
+
+    @property
+    @abstractmethod
+    def main_setups(self) -> tuple[str, ...]:
+        """Setups by whose first measure queries are told good from bad: the first of them that has an answer."""
+
+    @abstractmethod
+    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+        """For database images what they are to a query under the main setups: 1 right, 0 wrong, -1 neither."""
+
+    @abstractmethod
+    def positives(self, query: int) -> int:
+        """How many database images are right; 0 where the protocol knows no recall."""
+
+    def picture(self, row: int) -> tuple[Path, str]:
+        """Where a database image lies, and its name."""
+        start = 0
+        for part in self.database:
+            if row < start + len(part.images):
+                name = part.images.names[row - start]
+                return part.images.path(name), name
+            start += len(part.images)
+        raise ValueError(f"row: got {row}, expected a number below the {start} database images")
 
     @abstractmethod
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:

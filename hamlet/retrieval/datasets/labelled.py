@@ -27,6 +27,17 @@ class Labelled(Benchmark):
     database_labels: NDArray[np.int64]
     query_labels: NDArray[np.int64]
 
+    @property
+    def main_setups(self) -> tuple[str, ...]:
+        return ("all",)
+
+    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+        right = (self.database_labels[rows] == self.query_labels[query]).astype(np.int8)
+        return np.where(rows == query, np.int8(-1), right) if self.queries is None else right
+
+    def positives(self, query: int) -> int:
+        return int((self.database_labels == self.query_labels[query]).sum()) - (self.queries is None)
+
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:
         itself = ranking.queries if self.queries is None else None
         labels = self.query_labels[ranking.queries]

@@ -58,6 +58,16 @@ class LandmarkRetrieval(Benchmark):
     def depth(self) -> int:
         return DEPTH
 
+    @property
+    def main_setups(self) -> tuple[str, ...]:
+        return SPLITS
+
+    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+        return np.isin(rows, self.relevant[query]).astype(np.int8)
+
+    def positives(self, query: int) -> int:
+        return len(set(self.relevant[query]))
+
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:
         relevant = [self.relevant[query] for query in ranking.queries]
         scores = landmark_retrieval_per_query(ranking.rows, relevant, ks, depth=DEPTH)
@@ -89,13 +99,23 @@ class LandmarkRecognition(Benchmark):
     def depth(self) -> int:
         return NEIGHBOURS
 
+    @property
+    def main_setups(self) -> tuple[str, ...]:
+        return SPLITS
+
+    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+        return np.isin(self.labels[rows], list(self.truth[query])).astype(np.int8)
+
+    def positives(self, query: int) -> int:
+        return 0
+
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:
-        """Setup -> "landmark", "score" and, of queries that show a landmark, "correct"."""
+        """Setup -> "correct", of queries that show a landmark, "landmark" and "score"."""
         landmarks, scores = self._vote(ranking)
         truth = [self.truth[query] for query in ranking.queries]
         right = [landmark in shown for landmark, shown in zip(landmarks, truth, strict=True)]
         correct = np.where([len(shown) > 0 for shown in truth], np.array(right, dtype=np.float64), np.nan)
-        values = {"landmark": landmarks, "score": scores, "correct": correct}
+        values = {"correct": correct, "landmark": landmarks, "score": scores}
         split = self.split[ranking.queries]
         return {
             name: {measure: np.where(split == name, value, np.nan) for measure, value in values.items()}

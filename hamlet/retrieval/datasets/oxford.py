@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hamlet.images import ImageList, list_images
 from hamlet.retrieval.datasets.benchmark import Benchmark, Pictures, Ranking
 from hamlet.retrieval.datasets.files import is_box, read_lines, stem
@@ -31,6 +34,17 @@ class Oxford(Benchmark):
     @property
     def needs_all_queries(self) -> bool:
         return True
+
+    @property
+    def main_setups(self) -> tuple[str, ...]:
+        return ("original",)
+
+    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+        gnd = self.gnd[query]
+        return np.isin(rows, gnd["good"] + gnd["ok"]).astype(np.int8) - np.isin(rows, gnd["junk"])
+
+    def positives(self, query: int) -> int:
+        return len(self.gnd[query]["good"]) + len(self.gnd[query]["ok"])
 
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:
         gnd = [self.gnd[query] for query in ranking.queries]

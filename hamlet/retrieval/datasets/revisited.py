@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hamlet.images import ImageList
 from hamlet.retrieval.datasets.benchmark import Benchmark, Pictures, Ranking
 from hamlet.retrieval.datasets.files import check_images, find_folder, is_box, load_plain_pickle, read_lines
@@ -31,6 +34,17 @@ class Revisited(Benchmark):
     @property
     def needs_all_queries(self) -> bool:
         return True
+
+    @property
+    def main_setups(self) -> tuple[str, ...]:
+        return ("medium",)
+
+    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+        gnd = self.gnd[query]
+        return np.isin(rows, gnd["easy"] + gnd["hard"]).astype(np.int8) - np.isin(rows, gnd["junk"])
+
+    def positives(self, query: int) -> int:
+        return len(self.gnd[query]["easy"]) + len(self.gnd[query]["hard"])
 
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:
         return revisited_per_query(ranking.rows, [self.gnd[query] for query in ranking.queries], ks)
