@@ -207,7 +207,7 @@ def whiten(
     epilog="Example: [bold]hamlet evaluate roxford5k --data datasets --model runs/folder/model.pt --json[/bold]"
 )
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help="Which benchmark; see below.")],
+    dataset: Annotated[str, typer.Argument(help="Which benchmark; see above.")],
     data: Annotated[Path, typer.Option(help="The benchmark's folder as downloaded, or the CSV file of csv.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")],
     out: Annotated[
@@ -236,7 +236,7 @@ def evaluate(
 
     [bold]roxford5k, rparis6k[/bold]: revisited, easy, medium and hard; [bold]+1m[/bold] adds the distractors.
 
-    [bold]gldv2-retrieval, gldv2-recognition[/bold]: Google Landmarks v2, by mAP@100 and GAP.
+    [bold]gldv2-retrieval, gldv2-recognition[/bold]: Google Landmarks v2, by mAP@100 and (against train_clean) GAP.
 
     [bold]folder[/bold]: a subfolder for each class, every image searched among all others.
 

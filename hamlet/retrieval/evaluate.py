@@ -184,15 +184,15 @@ def _rank(
     """What the queries found, block by block, as the similarities of all pairs may not fit into memory."""
     console = Console(stderr=True, quiet=not progress)
     with console.status(f"preparing {', '.join(step.name for step in steps)}" if steps else "preparing"):
-        search = make_search(database.descriptors, steps)
+        search = make_search(queries.descriptors, database.descriptors, steps)
     size = min(256, max(1, _BLOCK // database.count))
     for start in track(range(0, len(queries.rows), size), "ranking", console=console):
-        block = queries.descriptors[start : start + size]
-        similarity = np.full((len(block), database.count), -np.inf, dtype=np.float32)
+        block = slice(start, start + size)
+        similarity = np.full((len(queries.rows[block]), database.count), -np.inf, dtype=np.float32)
         similarity[:, database.rows] = search(block)
         rows = np.stack([best(row, benchmark.depth) for row in similarity], axis=1)
         found = np.take_along_axis(similarity.T, rows, axis=0)
-        yield Ranking(queries.rows[start : start + size], rows, found)
+        yield Ranking(queries.rows[block], rows, found)
     if benchmark.queries is not None:
         unread = np.setdiff1d(np.arange(queries.count), queries.rows)
         nothing = np.empty((0, len(unread)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ SETTINGS: Mapping[str, Mapping[str, int | float]] = {
     "diffusion": {"k": 50, "query_k": 10, "alpha": 0.99},
 }
 
-Search = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Search = Callable[[slice], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -53,32 +52,33 @@ def parse_steps(text: str) -> list[Step]:
     return steps
 
 
-def make_search(database: NDArray[np.float32], steps: Sequence[Step]) -> Search:
-    """A function from queries, float32 (queries, dim), to their scores, float32 (queries, database), higher is better.
+def make_search(queries: NDArray[np.float32], database: NDArray[np.float32], steps: Sequence[Step]) -> Search:
+    """A function from a slice of the queries to their scores, float32 (block, database), higher is better.
 
     Args:
+        queries: float32 (queries, dim), L2-normalised.
         database: float32 (database, dim), L2-normalised.
         steps: in the order in which they happen. ``dba`` changes the database for what follows; ``alpha-qe`` the
             queries; ``diffusion`` takes the place of inner products.
+
+    >>> rows = np.eye(3, dtype=np.float32)
+    >>> make_search(rows[:2], rows, parse_steps("alpha-qe:k=1"))(slice(1, 2)).tolist()
+    [[0.0, 1.0, 0.0]]
     """
-    changes: list[Search] = []
-    score: Search | None = None
-    for step in steps:
+    graph = None
+    settings: dict[str, Any] = {}
+    # Where no query could be described there is nothing to prepare for.
+    for step in steps if len(queries) else ():
+        settings = dict(step.settings)
         if step.name == "dba":
-            database = augment_database(database, **step.settings)
+            database = augment_database(database, **settings)
         elif step.name == "alpha-qe":
-            changes.append(partial(expand_queries, database=database, **step.settings))
+            queries = expand_queries(queries, database, **settings)
         else:
-            settings = dict(step.settings)
             graph = neighbour_graph(database, k=settings.pop("k"))
-            score = partial(diffuse, database=database, graph=graph, **settings)
-
-    def search(queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        for change in changes:
-            queries = change(queries)
-        return score(queries) if score is not None else queries @ database.T
-
-    return search
+    if graph is not None:
+        return lambda block: diffuse(queries[block], database, graph, **settings)
+    return lambda block: queries[block] @ database.T
 
 
 def _parse_step(text: str) -> Step:

@@ -44,18 +44,20 @@ def test_what_is_not_known_is_refused(text: str, message: str) -> None:
 
 def test_steps_are_those_functions_in_that_order() -> None:
     queries, database = unit(5, 6, 0), unit(30, 6, 1)
-    assert np.array_equal(make_search(database, [])(queries), queries @ database.T)
-    expanded = expand_queries(queries, database, k=4, alpha=2)
-    found = make_search(database, parse_steps("alpha-qe:k=4:alpha=2"))(queries)
-    assert np.array_equal(found, expanded @ database.T)
+
+    def search(steps: str) -> np.ndarray[Any, Any]:
+        return make_search(queries, database, parse_steps(steps))(slice(1, 4))
+
+    assert np.array_equal(search(""), queries[1:4] @ database.T)
+    expanded = expand_queries(queries, database, k=4, alpha=2)[1:4]
+    assert np.array_equal(search("alpha-qe:k=4:alpha=2"), expanded @ database.T)
     augmented = augment_database(database, k=3, alpha=1)
     # Expansion looks at the database as it was before dba, or after it.
-    found = make_search(database, parse_steps("alpha-qe:k=4:alpha=2,dba:k=3:alpha=1"))(queries)
-    assert np.array_equal(found, expanded @ augmented.T)
-    found = make_search(database, parse_steps("dba:k=3:alpha=1,alpha-qe:k=4:alpha=2"))(queries)
-    assert np.array_equal(found, expand_queries(queries, augmented, k=4, alpha=2) @ augmented.T)
-    found = make_search(database, parse_steps("alpha-qe:k=4:alpha=2,diffusion:k=5:query_k=2:alpha=0.9"))(queries)
+    assert np.array_equal(search("alpha-qe:k=4:alpha=2,dba:k=3:alpha=1"), expanded @ augmented.T)
+    later = expand_queries(queries, augmented, k=4, alpha=2)[1:4]
+    assert np.array_equal(search("dba:k=3:alpha=1,alpha-qe:k=4:alpha=2"), later @ augmented.T)
     graph = neighbour_graph(database, k=5)
+    found = search("alpha-qe:k=4:alpha=2,diffusion:k=5:query_k=2:alpha=0.9")
     assert np.array_equal(found, diffuse(expanded, database, graph, query_k=2, alpha=0.9))
 
 

@@ -53,6 +53,15 @@ def list_classes(source: Path | str) -> tuple[ImageList, list[str]]:
 
     Raises:
         ValueError: no picture, one that lies in no subfolder, a broken file, or pictures that are missing.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("tower/1.jpg", "bridge/2.jpg"):
+    ...         Path(folder, name).parent.mkdir()
+    ...         Path(folder, name).touch()
+    ...     images, labels = list_classes(folder)
+    >>> images.names, labels
+    (['bridge/2.jpg', 'tower/1.jpg'], ['bridge', 'tower'])
     """
     if Path(source).is_file():
         rows = _read_labels(Path(source))
@@ -69,6 +78,14 @@ def load_labelled_folder(folder: Path | str) -> Labelled:
 
     Raises:
         ValueError: as :func:`list_classes`, or no class with two pictures.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "tower").mkdir()
+    ...     for name in ("tower/1.jpg", "tower/2.jpg"):
+    ...         Path(folder, name).touch()
+    ...     load_labelled_folder(folder).database_labels.tolist()
+    [0, 0]
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder}: no such folder, expected one with a subfolder for each class")
@@ -84,6 +101,15 @@ def load_labelled_csv(path: Path | str) -> Labelled:
     Raises:
         ValueError: a file that is missing or broken, pictures that are missing or outside the file's folder, a picture
             that comes twice in one role, or queries of which none has its label in the database.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.jpg", "b.jpg"):
+    ...         Path(folder, name).touch()
+    ...     _ = Path(folder, "mine.csv").write_text("image,label,role\\na.jpg,tower,query\\nb.jpg,tower,database\\n")
+    ...     benchmark = load_labelled_csv(Path(folder, "mine.csv"))
+    >>> benchmark.queries.images.names, benchmark.database[0].images.names
+    (['a.jpg'], ['b.jpg'])
     """
     path = Path(path)
     rows = _read_labels(path)

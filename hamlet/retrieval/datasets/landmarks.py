@@ -155,6 +155,14 @@ def load_landmark_images(split: str, folder: Path | str) -> ImageList:
 
     Raises:
         ValueError: another split, a file that is missing or broken, an id that is none, images that are missing.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "index/0/a/1").mkdir(parents=True)
+    ...     Path(folder, "index/0/a/1/0a1b2c3d4e5f6789.jpg").touch()
+    ...     _ = Path(folder, "index.csv").write_text("id\\n0a1b2c3d4e5f6789\\n")
+    ...     load_landmark_images("index", folder).names
+    ['0/a/1/0a1b2c3d4e5f6789.jpg']
     """
     if split not in ("index", "test"):
         raise ValueError(f"split: got {split!r}, expected index or test")
@@ -169,6 +177,14 @@ def load_landmark_training(folder: Path | str, *, clean: bool = True) -> Landmar
 
     Raises:
         ValueError: a file that is missing or broken, an id that is none, images that are missing.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "train/0/a/1").mkdir(parents=True)
+    ...     Path(folder, "train/0/a/1/0a1b2c3d4e5f6789.jpg").touch()
+    ...     _ = Path(folder, "train_clean.csv").write_text("landmark_id,images\\n7,0a1b2c3d4e5f6789\\n")
+    ...     load_landmark_training(folder).labels.tolist()
+    [7]
     """
     ids: list[str] = []
     labels: list[int] = []

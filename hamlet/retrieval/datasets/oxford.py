@@ -64,6 +64,17 @@ def load_oxford(name: str, folder: Path | str) -> Oxford:
     Raises:
         ValueError: an unknown name; text files that are missing, or that hold something else; an image that they name
             and that is not there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("all_souls_000013.jpg", "keble_000001.jpg"):
+    ...         Path(folder, name).touch()
+    ...     texts = {"query": "oxc1_all_souls_000013 1.5 2 30 40", "good": "all_souls_000013", "ok": "", "junk": ""}
+    ...     for kind, text in texts.items():
+    ...         _ = Path(folder, f"all_souls_1_{kind}.txt").write_text(text)
+    ...     benchmark = load_oxford("oxford5k", folder)
+    >>> benchmark.queries.boxes, benchmark.gnd
+    ([[1.5, 2.0, 30.0, 40.0]], [{'good': [0], 'ok': [], 'junk': []}])
     """
     if name not in PREFIXES:
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(PREFIXES)}")
