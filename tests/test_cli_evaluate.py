@@ -394,7 +394,7 @@ def test_a_whitening_of_another_model_is_refused(checkpoint: Path, tmp_path: Pat
     assert hamlet(*line).exit_code == 0
     result = hamlet("evaluate", "roxford5k", "--data", tmp_path, "--model", checkpoint, "--whiten", file)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "w.safetensors: learnt from descriptors of model" in result.stderr
+    assert "w.safetensors: learnt from the descriptors of another model (" in result.stderr
 
 
 def test_whitening_that_cannot_be_learnt(checkpoint: Path, tmp_path: Path) -> None:

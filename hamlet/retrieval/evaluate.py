@@ -168,7 +168,10 @@ def _load_whitening(path: Path | str, model: nn.Module) -> Whitening:
     # Any module with a name, a config and weights has a fingerprint.
     mine = fingerprint(model)  # type: ignore[arg-type]
     if whitening.model != mine:
-        raise ValueError(f"{path}: learnt from descriptors of model {whitening.model}, expected {mine}")
+        raise ValueError(
+            f"{path}: learnt from the descriptors of another model ({whitening.model or 'unknown'}, not {mine}), "
+            "expected a file that `hamlet whiten` wrote with this one"
+        )
     return whitening
 
 

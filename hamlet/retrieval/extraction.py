@@ -45,7 +45,7 @@ class Extraction:
     """What an extraction gives.
 
     Args:
-        descriptors: float32 (n, dim), memory-mapped; row i belongs to ``ids[i]``.
+        descriptors: float32 (n, dim), L2-normalised, memory-mapped; row i belongs to ``ids[i]``.
         ids: names of the images, in the order of the list, without those that failed.
         failures: (name, reason) of the images that have no descriptor.
     """

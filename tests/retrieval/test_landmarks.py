@@ -83,6 +83,13 @@ def test_retrieval_keeps_the_splits_apart_and_drops_what_is_ignored(tmp_path: Pa
     }
 
 
+def test_cut_offs_beyond_the_places_that_are_kept(tmp_path: Path) -> None:
+    write(tmp_path)
+    ranking = Ranking(np.array([0]), np.array([[1]]), np.zeros((1, 1), np.float32))
+    with pytest.raises(ValueError, match="ks: got 101, expected at most 100"):
+        load_landmark_retrieval(tmp_path).per_query(ranking, (1, 101))
+
+
 def test_recognition_lets_neighbours_vote(tmp_path: Path) -> None:
     write(tmp_path)
     found = load_landmark_recognition(tmp_path)

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from hamlet.images import ImageList, relative
 
+_LONGEST_VALUE = 1 << 24
+
 
 def find_folder(folder: Path | str, below: str, file: str) -> Path:
     """The first of ``folder`` and ``folder/below`` that holds ``file``; ValueError if neither does."""
@@ -39,8 +41,10 @@ def check_images(folder: Path, names: Sequence[str]) -> ImageList:
     for name in names:
         parent, _, file = relative(name, folder).rpartition("/")
         if parent not in listings:
-            place = folder / parent
-            listings[parent] = set(os.listdir(place)) if place.is_dir() else set()
+            try:
+                listings[parent] = set(os.listdir(folder / parent))
+            except OSError:
+                listings[parent] = set()
         if file not in listings[parent]:
             missing.append(name)
     if missing:
@@ -67,6 +71,8 @@ def read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
     """
     expected = f"a CSV file with the columns {','.join(columns)}"
     _check_there(path, expected)
+    # A landmark's images are one value, of more characters than the module takes unless told so.
+    limit = csv.field_size_limit(_LONGEST_VALUE)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -82,6 +88,8 @@ def read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
                 yield reader.line_num, ["" if place is None else row[place] for place in places]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: broken ({error}), expected {expected}") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _check_there(path: Path, expected: str) -> None:

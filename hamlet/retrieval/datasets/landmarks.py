@@ -33,8 +33,8 @@ class LandmarkTraining:
     Args:
         images: its pictures.
         labels: int (images,), the landmark of each.
-        hierarchy: for each landmark its category at ever coarser levels: supercategory, hierarchical label, and natural
-            or human-made; empty strings where that is not known.
+        hierarchy: for each landmark its supercategory, its hierarchical label, and whether it is natural or human-made,
+            as the file says it; empty strings where that is not known.
     """
 
     images: ImageList
@@ -69,6 +69,8 @@ class LandmarkRetrieval(Benchmark):
         return len(set(self.relevant[query]))
 
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:
+        if max(ks, default=0) > DEPTH:
+            raise ValueError(f"ks: got {max(ks)}, expected at most {DEPTH}, as many places as the protocol looks at")
         relevant = [self.relevant[query] for query in ranking.queries]
         scores = landmark_retrieval_per_query(ranking.rows, relevant, ks, depth=DEPTH)
         split = self.split[ranking.queries]
