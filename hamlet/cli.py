@@ -153,7 +153,7 @@ def search(
     """Find the images of an index that show what the query images show."""
     from hamlet.retrieval.search import search_index, write_search_report
 
-    found, failures = search_index(index, queries, top)
+    found, failures = search_index(index, queries, top, maps=html is not None)
     for query, reason in failures:
         warn_in_one_line(f"{query}: {reason}")
     if html is not None:

@@ -190,7 +190,9 @@ def test_search_prints_a_table_and_writes_a_page(indexed: Path, photographs: Pat
     assert "1.0000" in result.stdout
     assert "blue.png" in result.stdout
     page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 3
+    # The query, the map of what GeM pools, and two results.
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert page.count("<figcaption>pooling</figcaption>") == 1
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 

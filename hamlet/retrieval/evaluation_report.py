@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
-from torchvision.transforms.v2 import functional as transforms
 
-from hamlet.images import load_image
-from hamlet.models import Gem, Hamlet
-from hamlet.retrieval.cost import evaluating
 from hamlet.retrieval.datasets import Benchmark, Ranking
 from hamlet.retrieval.metrics import Scores
 from hamlet.retrieval.report import (
@@ -25,14 +20,12 @@ from hamlet.retrieval.report import (
     RankedSection,
     Section,
     Table,
-    draw_maps,
+    picture_with_maps,
     write_report,
 )
 
 QUERIES_SHOWN = 30
 RESULTS_SHOWN = 10
-# Maps are computed on a picture of this side: as fine as they are shown.
-_MAP_SIDE = 512
 _RECALLS = np.linspace(0, 1, 101)
 
 
@@ -167,23 +160,11 @@ def _row(found: Found, query: int, note: str, model: nn.Module) -> Ranked:
 
 
 def _query_picture(benchmark: Benchmark, query: int, model: nn.Module) -> Picture:
-    """The query as the model saw it, with the model's maps."""
     if benchmark.queries is None:
-        (path, name), box = benchmark.picture(query), None
-    else:
-        name = benchmark.queries.images.names[query]
-        path = benchmark.queries.images.path(name)
-        box = benchmark.queries.boxes[query] if benchmark.queries.boxes is not None else None
-    try:
-        image = load_image(path, _MAP_SIDE, box=box)
-    except ValueError:
-        return Picture(path, name)
-    if not isinstance(model, Hamlet | Gem):
-        return Picture(image, name)
-    device = next(model.parameters(), torch.empty(0)).device
-    with evaluating(model):
-        maps = draw_maps(model, image.to(device).float() / 255, transforms.to_pil_image(image))
-    return Picture(image, name, overlays=maps)
+        return picture_with_maps(model, *benchmark.picture(query))
+    name, boxes = benchmark.queries.images.names[query], benchmark.queries.boxes
+    box = boxes[query] if boxes is not None else None
+    return picture_with_maps(model, benchmark.queries.images.path(name), name, box)
 
 
 def _draw_curve(precisions: NDArray[np.float64]) -> bytes:

@@ -36,9 +36,13 @@ from torch import Tensor, nn
 
 from hamlet.files import printable, replacing
 from hamlet.images import UnreadableImage, load_image
+from hamlet.models import Gem, Hamlet
+from hamlet.retrieval.cost import evaluating
 
 THUMBNAIL_SIDE = 320
 FIGURE_BYTES = 8 << 20
+# Maps are computed on a picture of this side: finer than they are shown.
+_MAP_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,20 @@ def overlay(
     smooth = np.asarray(Image.fromarray(unit).resize(picture.size, Image.Resampling.BILINEAR))
     colours = matplotlib.colormaps[colormap](smooth, bytes=True)[..., :3]
     return Image.blend(picture, Image.fromarray(np.ascontiguousarray(colours)), opacity)
+
+
+def picture_with_maps(model: nn.Module, path: Path, name: str, box: Sequence[float] | None = None) -> Picture:
+    """A query as a model saw it, cut to its box, with the model's maps if it is one of this package's."""
+    try:
+        image = load_image(path, _MAP_SIDE, box=box)
+    except UnreadableImage:
+        return Picture(path, name)
+    if not isinstance(model, Hamlet | Gem):
+        return Picture(image, name)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        maps = draw_maps(model, image.to(device).float() / 255, _as_pil(image))
+    return Picture(image, name, overlays=maps)
 
 
 @torch.no_grad()

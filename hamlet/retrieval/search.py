@@ -16,7 +16,7 @@ from hamlet.models import Model, create_model, fingerprint, load_checkpoint, sav
 from hamlet.retrieval import Index
 from hamlet.retrieval.datasets import list_classes
 from hamlet.retrieval.extraction import extract
-from hamlet.retrieval.report import Picture, Ranked, RankedSection, write_report
+from hamlet.retrieval.report import Picture, Ranked, RankedSection, picture_with_maps, write_report
 from hamlet.retrieval.whitening import Whitening, fit_learned, fit_pca, pairs_of_classes
 
 MAKE_AGAIN = "or make the index again with `hamlet index`"
@@ -24,9 +24,10 @@ MAKE_AGAIN = "or make the index again with `hamlet index`"
 
 @dataclass(frozen=True)
 class Found:
-    """What a query found: the query's path and, best first, the ids, the paths and the scores of its results."""
+    """What a query found: the query's path and picture and, best first, the ids, paths and scores of its results."""
 
     query: Path
+    picture: Picture
     ids: list[str]
     paths: list[Path]
     scores: list[float]
@@ -154,8 +155,16 @@ def make_whitening(
     return whitening, found.failures
 
 
-def search_index(path: Path, queries: Sequence[Path], top: int = 10) -> tuple[list[Found], list[tuple[str, str]]]:
+def search_index(
+    path: Path, queries: Sequence[Path], top: int = 10, *, maps: bool = False
+) -> tuple[list[Found], list[tuple[str, str]]]:
     """Search an index with images, described by the model and at the size that the index was made with.
+
+    Args:
+        path: the index file.
+        queries: image files.
+        top: results for each.
+        maps: also draw the model's maps over each query.
 
     Returns:
         What each query that can be read found, in their order; and (query, reason) of the others.
@@ -189,14 +198,19 @@ def search_index(path: Path, queries: Sequence[Path], top: int = 10) -> tuple[li
         name: (row_ids, [inside(images, row_id) for row_id in row_ids], row_scores[: len(row_ids)].tolist())
         for name, row_ids, row_scores in zip(extraction.ids, ids, scores, strict=True)
     }
-    return [Found(query, *answers[name]) for query, name in given if name in answers], failures
+    found = []
+    for query, name in given:
+        if name in answers:
+            picture = picture_with_maps(model, query, str(query)) if maps else Picture(query, str(query))
+            found.append(Found(query, picture, *answers[name]))
+    return found, failures
 
 
 def write_search_report(path: Path, found: Sequence[Found]) -> Path:
     """Write a self-contained page that shows queries with what they found, and return its path."""
     rows = [
         Ranked(
-            Picture(each.query, str(each.query)),
+            each.picture,
             [
                 Picture(image, name, score=score)
                 for image, name, score in zip(each.paths, each.ids, each.scores, strict=True)
