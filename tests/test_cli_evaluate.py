@@ -36,6 +36,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def quick_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a pass takes is measured for no longer than it must be: here it does not matter."""
+    monkeypatch.setattr("hamlet.retrieval.cost._SECONDS", 0.0)
+
+
 def draw(path: Path, seed: int) -> None:
     """A picture of coarse coloured squares that the seed chooses, 48 to 60 pixels wide."""
     path.parent.mkdir(parents=True, exist_ok=True)
