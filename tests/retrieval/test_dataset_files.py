@@ -37,6 +37,11 @@ def test_a_value_may_be_long(tmp_path: Path) -> None:
     assert csv.field_size_limit() == before
 
 
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,label\n\na.jpg,x\n\n\n")
+    assert list(read_rows(tmp_path / "a.csv", ("label", "image"))) == [(3, ["x", "a.jpg"])]
+
+
 def test_names_that_no_file_can_have(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lacks 2 of 2 images"):
         check_images(tmp_path, ["x" * 5000 + "/a.jpg", "x" * 5000])

@@ -81,6 +81,9 @@ def read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
                 raise ValueError(f"{path}: no column {missing[0]!r}, expected {expected}")
             places = [header.index(column) if column in header else None for column in (*columns, *optional)]
             for row in reader:
+                # A blank line, as editors leave at the end.
+                if not row:
+                    continue
                 if len(row) != len(header):
                     raise ValueError(
                         f"{path}, line {reader.line_num}: {len(row)} values, expected {len(header)} as in the header"
