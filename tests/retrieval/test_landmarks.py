@@ -112,6 +112,15 @@ def test_recognition_lets_neighbours_vote(tmp_path: Path) -> None:
     assert found.summary(nothing)["private"] == {"gap": 0, "accuracy": 0}
 
 
+def test_images_that_cannot_be_read_have_no_vote(tmp_path: Path) -> None:
+    write(tmp_path)
+    found = load_landmark_recognition(tmp_path)
+    # The second and third neighbours are unread: one of the first one's landmark, one of another.
+    scores = np.array([[-0.25], [-np.inf], [-np.inf]], dtype=np.float32)
+    scored = found.per_query(Ranking(np.array([0]), np.array([[0], [1], [2]]), scores), (1,))["private"]
+    assert (scored["landmark"].tolist(), scored["score"].tolist()) == ([7], [-0.25])
+
+
 def edit(name: str, old: str, new: str) -> Callable[[Path], object]:
     def edited(folder: Path) -> None:
         content = (folder / name).read_text()
@@ -155,6 +164,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         edit("train_clean.csv", "9,", "nine,"),
         "line 3: got 'nine', expected the number of",
     ),
+    "a number too long": ("recognition", edit(RECOGNITION, "7 9", "7" * 19), "expected the number of"),
     "no number": ("recognition", edit(RECOGNITION, "7 9", "7 x"), "line 2: got 'x', expected the number"),
     "no text": ("recognition", lambda d: (d / "train_clean.csv").write_bytes(b"\xff\xfe"), "train_clean.csv: broken "),
     "empty": ("recognition", lambda d: (d / "train_clean.csv").write_text(""), "no column 'landmark_id'"),

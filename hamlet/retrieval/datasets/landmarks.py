@@ -145,7 +145,10 @@ class LandmarkRecognition(Benchmark):
             nothing = np.full(len(ranking.queries), np.nan)
             return nothing, nothing
         landmarks = self.labels[rows]
-        votes = np.where(landmarks[:, None] == landmarks[None, :], scores[None, :], 0.0).sum(axis=1)
+        # Images that could not be read fill the places of a small database; they have no say.
+        read = np.isfinite(scores)
+        agree = (landmarks[:, None] == landmarks[None, :]) & read[None, :]
+        votes = np.where(read, np.where(agree, scores[None, :], 0.0).sum(axis=1), -np.inf)
         # Of equal sums the one that came first wins.
         best = votes.argmax(axis=0)[None, :]
         chosen = np.take_along_axis(landmarks, best, axis=0)[0].astype(np.float64)
@@ -271,7 +274,8 @@ def _solution(path: Path, column: str) -> Iterator[tuple[int, str, str, str]]:
 
 
 def _landmark(text: str, path: Path, line: int) -> int:
-    if not text.isdecimal():
+    # More digits than these are beyond a 64-bit integer.
+    if not text.isdecimal() or len(text) > 18:
         raise ValueError(f"{path}, line {line}: got {text!r}, expected the number of a landmark")
     return int(text)
 
