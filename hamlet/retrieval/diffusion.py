@@ -37,8 +37,7 @@ def neighbour_graph(database: ArrayLike, *, k: int = 50) -> sparse.csr_array:
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """
     base = check_matrix("database", database)
-    if k < 1:
-        raise ValueError(f"k: got {k}, expected at least 1")
+    check_settings(k=k)
     size = len(base)
     values, columns = [], []
     for block in blocks(size):
@@ -88,10 +87,7 @@ def diffuse(
     asked = check_matrix("queries", queries, base.shape[1])
     if graph.shape != (len(base), len(base)):
         raise ValueError(f"graph: got shape {graph.shape}, expected one row and column for each of {len(base)}")
-    if query_k < 1:
-        raise ValueError(f"query_k: got {query_k}, expected at least 1")
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha: got {alpha}, expected at least 0 and below 1")
+    check_settings(query_k=query_k, alpha=alpha)
     system = sparse.eye_array(len(base), format="csr") - alpha * graph
     similarity, rows = nearest(asked, base, query_k)
     scores = asked @ base.T - 2
@@ -105,6 +101,15 @@ def diffuse(
         reached = solution != 0
         scores[query, reached] = solution[reached]
     return scores
+
+
+def check_settings(*, k: int = 1, query_k: int = 1, alpha: float = 0.0) -> None:
+    """ValueError unless k and query_k are at least 1, and alpha is at least 0 and below 1."""
+    for name, value in {"k": k, "query_k": query_k}.items():
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1")
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha: got {alpha}, expected at least 0 and below 1")
 
 
 def _kernel(similarity: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ def expand_queries(queries: ArrayLike, database: ArrayLike, *, k: int = 10, alph
     """
     base = check_matrix("database", database)
     asked = check_matrix("queries", queries, base.shape[1])
-    _check(k, alpha)
+    check_settings(k=k, alpha=alpha)
     similarity, rows = nearest(asked, base, k)
     return _mean(asked, similarity, rows, base, alpha)
 
@@ -60,7 +60,7 @@ def augment_database(database: ArrayLike, *, k: int = 10, alpha: float = 3.0) ->
     [[1.0, 0.0], [0.0, 1.0]]
     """
     base = check_matrix("database", database)
-    _check(k, alpha)
+    check_settings(k=k, alpha=alpha)
     result = np.empty_like(base)
     for block in blocks(len(base)):
         similarity, rows = nearest(base[block], base, k + 1)
@@ -102,8 +102,9 @@ def _mean(
     return normalise(result)
 
 
-def _check(k: int, alpha: float) -> None:
+def check_settings(*, k: int, alpha: float) -> None:
+    """ValueError unless k is at least 1 and alpha a number of at least 0."""
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
-    if not alpha >= 0:
-        raise ValueError(f"alpha: got {alpha}, expected at least 0")
+    if not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha: got {alpha}, expected at least 0 and finite")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hamlet.retrieval import diffusion, expansion
 from hamlet.retrieval.diffusion import diffuse, neighbour_graph
 from hamlet.retrieval.expansion import augment_database, expand_queries
 
@@ -20,6 +21,12 @@ SETTINGS: Mapping[str, Mapping[str, int | float]] = {
     "dba": {"k": 10, "alpha": 3.0},
     "alpha-qe": {"k": 10, "alpha": 3.0},
     "diffusion": {"k": 50, "query_k": 10, "alpha": 0.99},
+}
+
+_CHECKS: Mapping[str, Callable[..., None]] = {
+    "dba": expansion.check_settings,
+    "alpha-qe": expansion.check_settings,
+    "diffusion": diffusion.check_settings,
 }
 
 Search = Callable[[slice], NDArray[np.float32]]
@@ -37,8 +44,8 @@ def parse_steps(text: str) -> list[Step]:
     """Steps from their names, in the order in which they are to happen, each with settings after colons or none.
 
     Raises:
-        ValueError: a step or setting that is not known, a value that is no number, a step that comes twice, or one
-            after diffusion, which gives scores and no descriptors.
+        ValueError: a step or setting that is not known, a value that is no number or out of range, a step that comes
+            twice, or one after diffusion, which gives scores and no descriptors.
 
     >>> parse_steps("alpha-qe:k=5,diffusion")[0]
     Step(name='alpha-qe', settings={'k': 5, 'alpha': 3.0})
@@ -95,4 +102,9 @@ def _parse_step(text: str) -> Step:
         except ValueError:
             kind = "a whole number" if isinstance(settings[key], int) else "a number"
             raise ValueError(f"rerank: got {assignment!r} for {name}, expected {kind}") from None
+    # Now, not after hours of extraction.
+    try:
+        _CHECKS[name](**settings)
+    except ValueError as error:
+        raise ValueError(f"rerank: {name}, {error}") from None
     return Step(name, settings)

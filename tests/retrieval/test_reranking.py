@@ -34,6 +34,10 @@ def test_parsing() -> None:
         ("dba,dba:k=2", "expected each step once"),
         ("dba:n=2", "rerank: got 'n=2' for dba, expected k or alpha and a value"),
         ("dba:k=2.5", "rerank: got 'k=2.5' for dba, expected a whole number"),
+        ("dba:k=0", "rerank: dba, k: got 0, expected at least 1"),
+        ("alpha-qe:alpha=inf", "rerank: alpha-qe, alpha: got inf, expected at least 0 and finite"),
+        ("diffusion:query_k=0", "rerank: diffusion, query_k: got 0, expected at least 1"),
+        ("diffusion:alpha=1", "rerank: diffusion, alpha: got 1.0, expected at least 0 and below 1"),
         ("dba:alpha", "rerank: got 'alpha' for dba, expected a number"),
     ],
 )
