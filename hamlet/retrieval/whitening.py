@@ -71,8 +71,10 @@ class Whitening:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (safetensors.SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path}: damaged or foreign ({error}), expected {expected}") from error
-        shapes = [tensors[name].shape for name in ("mean", "projection") if name in tensors]
-        if about.get("format") != FORMAT or [len(shape) for shape in shapes] != [1, 2] or shapes[0] != shapes[1][1:]:
+        arrays = [tensors[name] for name in ("mean", "projection") if name in tensors]
+        fits = [array.ndim for array in arrays] == [1, 2] and arrays[0].shape == arrays[1].shape[1:]
+        plain = all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays)
+        if not isinstance(about, dict) or about.get("format") != FORMAT or not (fits and plain):
             raise ValueError(f"{path}: not a whitening, expected {expected}")
         if about.get("version") != VERSION:
             raise ValueError(f"{path}: version {about.get('version')}, expected {VERSION}")
