@@ -58,6 +58,14 @@ def test_the_protocol_is_the_original(tmp_path: Path) -> None:
     assert benchmark.positives(0) == 3
 
 
+def test_a_name_that_comes_again_counts_once(tmp_path: Path) -> None:
+    write(tmp_path, tmp_path)
+    (tmp_path / "all_souls_1_ok.txt").write_text("all_souls_000013\nradcliffe_000002\nradcliffe_000002\n")
+    found = load_oxford("oxford5k", tmp_path)
+    assert found.gnd == [{"good": [0, 1], "ok": [3], "junk": []}]
+    assert found.positives(0) == 3
+
+
 def rename(folder: Path, old: str, new: str) -> None:
     (folder / old).rename(folder / new)
 
@@ -79,6 +87,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         r"ok\.txt: names 'radcliffe_000002', expected",
     ),
     "a query missing": (lambda d: (d / "all_souls_000013.jpg").unlink(), r"query\.txt: names 'all_souls_000013'"),
+    "junk that is good": (
+        lambda d: (d / "all_souls_1_junk.txt").write_text("all_souls_000026\n"),
+        r"junk\.txt: names 'all_souls_000026', expected no image that is good",
+    ),
     "no text": (lambda d: (d / "all_souls_1_ok.txt").write_bytes(b"\xff"), r"ok\.txt: not UTF-8 text, expected a name"),
     "an empty query": (
         lambda d: (d / "all_souls_1_query.txt").write_text(""),

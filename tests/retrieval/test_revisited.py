@@ -89,6 +89,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "index beyond": (change("gnd/0/easy", [3]), "query 0 has no list 'easy' of indices below 3"),
     "negative index": (change("gnd/0/junk", [-1]), "'junk'"),
     "index of another type": (change("gnd/0/hard", [True]), "'hard'"),
+    "index in two lists": (change("gnd/0/junk", [2]), "query 0 has an image twice"),
     "list missing": (change("gnd/1/hard", None), "query 1 has no list 'hard'"),
     "path that leaves": (change("imlist", ["../../etc/passwd", "b", "c"]), r"with '\.\.'"),
     "absolute path": (change("qimlist", ["/etc/passwd", "b"]), "an absolute path"),

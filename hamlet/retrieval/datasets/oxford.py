@@ -94,7 +94,13 @@ def load_oxford(name: str, folder: Path | str) -> Oxford:
         queries.append(images.names[_row(rows, query, path, images)])
         boxes.append(box)
         lists = {kind: path.with_name(path.name.removesuffix("query.txt") + f"{kind}.txt") for kind in _KINDS}
-        gnd.append({kind: _read_names(file, rows, images) for kind, file in lists.items()})
+        truth = {kind: _read_names(file, rows, images) for kind, file in lists.items()}
+        # The two lists of what is right are one set to the protocol.
+        truth["ok"] = [row for row in truth["ok"] if row not in truth["good"]]
+        if both := set(truth["junk"]) & {*truth["good"], *truth["ok"]}:
+            name = stem(images.names[min(both)])
+            raise ValueError(f"{lists['junk']}: names {name!r}, expected no image that is good or ok too")
+        gnd.append(truth)
     return Oxford(
         [Pictures(f"{name}-database", images)],
         Pictures(f"{name}-queries", ImageList(images.root, queries), boxes),
@@ -126,7 +132,7 @@ def _read_query(path: Path, prefix: str) -> tuple[str, list[float]]:
 
 def _read_names(path: Path, rows: Mapping[str, int], images: ImageList) -> list[int]:
     names = read_lines(path, "a name of an image on each line, without extension")
-    return [_row(rows, name, path, images) for name in names]
+    return [_row(rows, name, path, images) for name in dict.fromkeys(names)]
 
 
 def _row(rows: Mapping[str, int], name: str, path: Path, images: ImageList) -> int:

@@ -112,6 +112,9 @@ def _check_truth(truth: Any, path: Path) -> tuple[list[dict[str, Any]], list[str
         for kind in ("easy", "hard", "junk"):
             if not _are_indices(query.get(kind), len(truth["imlist"])):
                 refuse(f"query {number} has no list {kind!r} of indices below {len(truth['imlist'])}")
+        labelled = query["easy"] + query["hard"] + query["junk"]
+        if len(set(labelled)) != len(labelled):
+            refuse(f"query {number} has an image twice in its lists")
     images, queries = ([f"{name}.jpg" for name in truth[key]] for key in ("imlist", "qimlist"))
     return gnd, images, queries
 
