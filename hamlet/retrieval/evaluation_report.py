@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from hamlet.images import ImageList, UnreadableImage
 from hamlet.retrieval.datasets import Benchmark, Ranking
 from hamlet.retrieval.metrics import Scores
 from hamlet.retrieval.report import (
@@ -154,17 +155,29 @@ def _row(found: Found, query: int, note: str, model: nn.Module) -> Ranked:
     results = []
     scores, verdicts = found.scores[query][places].tolist(), benchmark.verdicts(query, rows).tolist()
     for row, score, verdict in zip(rows.tolist(), scores, verdicts, strict=True):
-        path, name = benchmark.picture(row)
-        results.append(Picture(path, name, score=score, correct=verdict == 1, junk=verdict == -1))
+        images, name = benchmark.picture(row)
+        results.append(Picture(_locate(images, name), name, score=score, correct=verdict == 1, junk=verdict == -1))
     return Ranked(_query_picture(benchmark, query, model), results, note)
 
 
 def _query_picture(benchmark: Benchmark, query: int, model: nn.Module) -> Picture:
     if benchmark.queries is None:
-        return picture_with_maps(model, *benchmark.picture(query))
-    name, boxes = benchmark.queries.images.names[query], benchmark.queries.boxes
-    box = boxes[query] if boxes is not None else None
-    return picture_with_maps(model, benchmark.queries.images.path(name), name, box)
+        (images, name), boxes = benchmark.picture(query), None
+    else:
+        images, boxes = benchmark.queries.images, benchmark.queries.boxes
+        name = images.names[query]
+    path = _locate(images, name)
+    if isinstance(path, UnreadableImage):
+        return Picture(path, name)
+    return picture_with_maps(model, path, name, boxes[query] if boxes is not None else None)
+
+
+def _locate(images: ImageList, name: str) -> Path | UnreadableImage:
+    # A link may leave the folder: the page must not show where to, and the evaluation not end for it.
+    try:
+        return images.path(name)
+    except ValueError as error:
+        return UnreadableImage(str(error))
 
 
 def _draw_curve(precisions: NDArray[np.float64]) -> bytes:

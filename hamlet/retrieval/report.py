@@ -51,7 +51,7 @@ class Picture:
 
     Args:
         image: uint8 tensor (3, H, W), a PIL image, or a path to load; a path that cannot be read shows its reason
-            instead.
+            instead, and so does an error in place of an image.
         caption: what it is, usually its id.
         score: similarity to the query; None for a query.
         correct: whether it shows the query's instance; None where that is not known.
@@ -59,7 +59,7 @@ class Picture:
         overlays: name -> picture with a map drawn over it, see :func:`overlay`; drawn small, below the picture.
     """
 
-    image: Tensor | Image.Image | Path | str
+    image: Tensor | Image.Image | Path | str | UnreadableImage
     caption: str
     score: float | None = None
     correct: bool | None = None
@@ -227,7 +227,9 @@ def draw_maps(model: nn.Module, image: Tensor, picture: Image.Image) -> dict[str
     return drawn
 
 
-def _as_pil(image: Tensor | Image.Image | Path | str) -> Image.Image:
+def _as_pil(image: Tensor | Image.Image | Path | str | UnreadableImage) -> Image.Image:
+    if isinstance(image, UnreadableImage):
+        raise image
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if isinstance(image, (str, Path)):
@@ -238,7 +240,7 @@ def _as_pil(image: Tensor | Image.Image | Path | str) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def _thumbnail(image: Tensor | Image.Image | Path | str) -> dict[str, object]:
+def _thumbnail(image: Tensor | Image.Image | Path | str | UnreadableImage) -> dict[str, object]:
     """What the template needs to show a picture: a JPEG data URI and its size, or the reason why there is none."""
     try:
         picture = _as_pil(image)

@@ -149,6 +149,23 @@ def test_what_could_not_be_read_finds_nothing_on_the_page(model: nn.Module, tmp_
     assert page.count("the file is empty") == 2
 
 
+def test_links_that_leave_the_folder_are_not_shown(model: nn.Module, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_shades(folder)
+    (folder / "warm" / "a.png").rename(tmp_path / "secret.png")
+    for name in ("warm/a.png", "cold/e.png"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(tmp_path / "secret.png")
+    rows = ["warm/a.png,warm,database", "cold/c.png,cold,database", "warm/b.png,warm,query", "cold/e.png,cold,query"]
+    (folder / "mine.csv").write_text("\n".join(["image,label,role", *rows]))
+    evaluate(Colour(model.config), "csv", folder / "mine.csv", html=tmp_path / "page.html", progress=False)
+    page = html.unescape((tmp_path / "page.html").read_text())
+    # Once each as a query and as a result.
+    assert page.count("'cold/e.png': got a link that leaves the folder") == 1
+    assert page.count("'warm/a.png': got a link that leaves the folder") == 1
+    assert [row[0] for row in rows_of(page)] == ["cold/e.png", "warm/b.png"]
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to draw the page")
 def test_a_browser_shows_the_page(model: nn.Module, tmp_path: Path) -> None:
     write_shades(tmp_path / "in")
@@ -174,6 +191,6 @@ def test_verdicts_of_a_folder_leave_the_query_out(tmp_path: Path) -> None:
     # cold/c, cold/e, lone/f, warm/a, warm/b, warm/d.
     assert benchmark.verdicts(0, np.arange(6)).tolist() == [-1, 1, 0, 0, 0, 0]
     assert [benchmark.positives(query) for query in range(6)] == [1, 1, 0, 2, 2, 2]
-    assert benchmark.picture(3) == (tmp_path / "warm" / "a.png", "warm/a.png")
+    assert benchmark.picture(3) == (benchmark.database[0].images, "warm/a.png")
     with pytest.raises(ValueError, match="row: got 6, expected a number below the 6 database images"):
         benchmark.picture(6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,13 +78,12 @@ class Benchmark(ABC):
     def positives(self, query: int) -> int:
         """How many database images are right; 0 where the protocol knows no recall."""
 
-    def picture(self, row: int) -> tuple[Path, str]:
-        """Where a database image lies, and its name."""
+    def picture(self, row: int) -> tuple[ImageList, str]:
+        """The images that a database image is one of, and its name among them."""
         start = 0
         for part in self.database:
             if row < start + len(part.images):
-                name = part.images.names[row - start]
-                return part.images.path(name), name
+                return part.images, part.images.names[row - start]
             start += len(part.images)
         raise ValueError(f"row: got {row}, expected a number below the {start} database images")
 
