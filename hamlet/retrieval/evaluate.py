@@ -24,7 +24,7 @@ from hamlet.retrieval.metrics import Scores
 from hamlet.retrieval.reranking import Step, make_search, parse_steps
 from hamlet.retrieval.whitening import Whitening
 
-# Similarities of a block of queries, with the sort of them, stay below half a gigabyte.
+# Similarities of a block of queries, the sort of them, and that of the block before stay below a gigabyte.
 _BLOCK = 1 << 25
 
 
@@ -193,9 +193,12 @@ def _rank(
         block = slice(start, start + size)
         similarity = np.full((len(queries.rows[block]), database.count), -np.inf, dtype=np.float32)
         similarity[:, database.rows] = search(block)
-        rows = np.stack([best(row, benchmark.depth) for row in similarity], axis=1)
-        found = np.take_along_axis(similarity.T, rows, axis=0)
-        yield Ranking(queries.rows[block], rows, found)
+        places = min(benchmark.depth or database.count, database.count)
+        # A query's places lie together, and are filled one query at a time: no second copy of them all.
+        rows = np.empty((len(similarity), places), dtype=np.int64)
+        for query, scores in enumerate(similarity):
+            rows[query] = best(scores, benchmark.depth)
+        yield Ranking(queries.rows[block], rows.T, np.take_along_axis(similarity, rows, axis=1).T)
     if benchmark.queries is not None:
         unread = np.setdiff1d(np.arange(queries.count), queries.rows)
         nothing = np.empty((0, len(unread)))
