@@ -268,7 +268,8 @@ def evaluate(
         (setup, *(f"{100 * values[measure]:.2f}" for measure in measures))
         for setup, values in result["metrics"].items()
     ]
-    print_table(f"{dataset} (percent)", ("", *measures), rows)
+    cropped = ", queries cropped" if result["queries_cropped"] else ""
+    print_table(f"{dataset} (percent{cropped})", ("", *measures), rows)
     print_table("cost of one image", ("", ""), [(name, f"{value:,.6g}") for name, value in result["cost"].items()])
 
 

@@ -91,6 +91,7 @@ def evaluate(checkpoint: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         shown = hamlet(*line, "--out", tmp_path / "out").stdout
         for values in measured["metrics"].values():
             assert all(value is None or f"{100 * value:.2f}" in shown for value in values.values())
+        assert ("queries cropped" in shown) == measured["queries_cropped"]
         return measured
 
     return run
