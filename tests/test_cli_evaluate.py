@@ -461,6 +461,7 @@ def test_steps_that_are_not_known_are_refused_before_any_work(checkpoint: Path, 
     line = ("evaluate", "roxford5k", "--data", tmp_path, "--model", checkpoint)
     assert "rerank: got 'qe', expected one of dba, alpha-qe, diffusion" in hamlet(*line, "--rerank", "qe").stderr
     assert "expected diffusion last" in hamlet(*line, "--rerank", "diffusion,dba").stderr
+    assert "a folder, expected the file to write" in hamlet(*line, "--html", tmp_path).stderr
     assert (
         "no such file, expected a file that `hamlet whiten` wrote" in hamlet(*line, "--whiten", tmp_path / "w").stderr
     )

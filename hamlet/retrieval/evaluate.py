@@ -80,8 +80,11 @@ def evaluate(
 
     Raises:
         ValueError: an unknown dataset, missing or broken files, a query that cannot be read in Oxford or Paris, a
-            whitening of another model, steps that are not known.
+            whitening of another model, steps that are not known, a folder for the page.
     """
+    # What can be wrong with the arguments is found out before hours of extraction.
+    if html is not None and Path(html).is_dir():
+        raise ValueError(f"{html}: a folder, expected the file to write the page to")
     steps = parse_steps(rerank)
     whitening = _load_whitening(whiten, model) if whiten is not None else None
     benchmark = load_benchmark(dataset, data)
