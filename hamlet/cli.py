@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hamlet.retrieval.search import Found
 
 
-RESUMED = {"demo", "train", "index"}
+RESUMED = {"demo", "train", "index", "whiten"}
 
 
 class Commands(TyperGroup):
@@ -50,6 +50,9 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print nothing but JSON on stdout.")]
+MultiScale = Annotated[
+    bool, typer.Option("--multi-scale", help="Average the descriptors of three scales: 0.7071, 1 and 1.4142.")
+]
 Side = Annotated[int, typer.Option(min=32, help="Longest side in pixels to which images are shrunk.")]
 
 
@@ -150,7 +153,7 @@ def search(
     """Find the images of an index that show what the query images show."""
     from hamlet.retrieval.search import search_index, write_search_report
 
-    found, failures = search_index(index, queries, top)
+    found, failures = search_index(index, queries, top, maps=html is not None)
     for query, reason in failures:
         warn_in_one_line(f"{query}: {reason}")
     if html is not None:
@@ -166,35 +169,138 @@ def search(
         )
 
 
+@app.command(epilog="Example: [bold]hamlet whiten runs/folder/model.pt PHOTOS --learned --out pw.safetensors[/bold]")
+def whiten(
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(help="A folder or list of images, other than those to be searched.")],
+    out: Annotated[Path, typer.Option(help="The file to write, for hamlet evaluate --whiten.")],
+    learned: Annotated[
+        bool,
+        typer.Option(
+            "--learned",
+            help="Learn from pairs that show the same thing, rather than by PCA: IMAGES is then a folder with a "
+            "subfolder for each thing, or a CSV file with the columns image and label.",
+        ),
+    ] = False,
+    dim: Annotated[int | None, typer.Option(min=1, help="Numbers a descriptor; default: all there are.")] = None,
+    multi_scale: MultiScale = False,
+    longest_side: Side = 1024,
+) -> None:
+    """Learn how to whiten a model's descriptors. A run that was stopped goes on where it was."""
+    from hamlet.retrieval.extraction import SCALES
+    from hamlet.retrieval.search import make_whitening
+
+    made, failures = make_whitening(
+        model,
+        images,
+        out,
+        learned=learned,
+        dim=dim,
+        longest_side=longest_side,
+        scales=SCALES if multi_scale else (1.0,),
+    )
+    kept, dims = made.projection.shape
+    typer.echo(f"{out}: {dims} to {kept} numbers, {len(failures)} images left out")
+
+
 @app.command(
     epilog="Example: [bold]hamlet evaluate roxford5k --data datasets --model runs/folder/model.pt --json[/bold]"
 )
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help="roxford5k, rparis6k, or folder: a subfolder for each class.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the dataset's images and ground truth.")],
+    dataset: Annotated[str, typer.Argument(help="Which benchmark; see above.")],
+    data: Annotated[Path, typer.Option(help="The benchmark's folder as downloaded, or the CSV file of csv.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")],
     out: Annotated[
         Path | None, typer.Option(help="Folder that keeps the descriptors, so that a stopped run goes on.")
     ] = None,
+    crop: Annotated[bool, typer.Option(help="Cut the queries of Oxford and Paris to their boxes.")] = True,
+    multi_scale: MultiScale = False,
+    whiten: Annotated[Path | None, typer.Option(help="A file that [bold]hamlet whiten[/bold] wrote.")] = None,
+    rerank: Annotated[
+        str,
+        typer.Option(
+            metavar="STEPS",
+            help="dba, alpha-qe and diffusion, comma-separated in the order wanted; settings after colons, "
+            "as in alpha-qe:k=10:alpha=3,diffusion:k=50:query_k=10:alpha=0.99.",
+        ),
+    ] = "",
+    html: Annotated[
+        Path | None, typer.Option(help="Also write what the worst queries found as a self-contained page.")
+    ] = None,
     longest_side: Side = 1024,
     json_only: Json = False,
 ) -> None:
-    """Measure mAP, precision and cost of a model on a dataset.
+    """Measure mAP, precision and cost of a model on a benchmark.
 
-    roxford5k and rparis6k follow the revisited protocol, with its easy, medium and hard setups.
+    [bold]oxford5k, paris6k[/bold]: the original protocol; images and text files of the ground truth.
+
+    [bold]roxford5k, rparis6k[/bold]: revisited, easy, medium and hard; [bold]+1m[/bold] adds the distractors.
+
+    [bold]gldv2-retrieval, gldv2-recognition[/bold]: Google Landmarks v2, by mAP@100 and (against train_clean) GAP.
+
+    [bold]folder[/bold]: a subfolder for each class, every image searched among all others.
+
+    [bold]csv[/bold]: a CSV file of image,label and maybe role (query or database), beside its images.
     """
     from hamlet.retrieval.evaluate import evaluate as measure
+    from hamlet.retrieval.extraction import SCALES
     from hamlet.retrieval.search import open_model
 
-    result = measure(open_model(model)[0], dataset, data, out=out, longest_side=longest_side)
+    result = measure(
+        open_model(model)[0],
+        dataset,
+        data,
+        out=out,
+        html=html,
+        crop=crop,
+        whiten=whiten,
+        rerank=rerank,
+        longest_side=longest_side,
+        scales=SCALES if multi_scale else (1.0,),
+    )
+    if html is not None:
+        typer.echo(f"hamlet: wrote {html}", err=True)
     if json_only:
         print_json(result)
         return
-    scores = result["metrics"] if dataset != "folder" else {"all": result["metrics"]}
-    measures = tuple(next(iter(scores.values())))
-    rows = [(setup, *(f"{100 * values[measure]:.2f}" for measure in measures)) for setup, values in scores.items()]
-    print_table(f"{dataset} (percent)", ("", *measures), rows)
+    measures = tuple(next(iter(result["metrics"].values())))
+    rows = [
+        (setup, *(f"{100 * values[measure]:.2f}" for measure in measures))
+        for setup, values in result["metrics"].items()
+    ]
+    cropped = ", queries cropped" if result["queries_cropped"] else ""
+    print_table(f"{dataset} (percent{cropped})", ("", *measures), rows)
     print_table("cost of one image", ("", ""), [(name, f"{value:,.6g}") for name, value in result["cost"].items()])
+
+
+@app.command(epilog="Example: [bold]hamlet profile hamlet_resnet18 hamlet_mobilenetv3_large --size 1024[/bold]")
+def profile(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Checkpoints, or models' names.")],
+    size: Annotated[int, typer.Option(min=32, help="Height and width of the image, in pixels.")] = 1024,
+    json_only: Json = False,
+) -> None:
+    """Measure what models cost on one image, as a whole and by parts of the architecture."""
+    from dataclasses import asdict
+
+    from hamlet.retrieval.cost import measure_cost
+    from hamlet.retrieval.parts import measure_parts
+    from hamlet.retrieval.search import open_model
+
+    found: list[dict[str, Any]] = []
+    for name in models:
+        model, _ = open_model(name)
+        parts = [asdict(part) for part in measure_parts(model, size)]
+        found.append({"model": name, "size": size, "cost": asdict(measure_cost(model, size)), "parts": parts})
+    if json_only:
+        print_json(found)
+        return
+    columns = ("parameters", "GFLOPs", "latency ms", "p90 ms", "activations MiB", "peak MiB")
+    for each in found:
+        rows = [(part["name"], *cost_cells(part)) for part in each["parts"]]
+        print_table(
+            f"{each['model']} at {size} x {size}", ("", *columns), [*rows, ("whole", *cost_cells(each["cost"]))]
+        )
+        typer.echo(f"descriptor: {each['cost']['descriptor_bytes']} bytes\n")
 
 
 @app.command(epilog="Example: [bold]hamlet info --json[/bold]")
@@ -216,6 +322,18 @@ def info(json_only: Json = False) -> None:
     ]
     print_table("operators", ("operator", "device", "backend", ""), rows)
     typer.echo(f"models: {', '.join(found['models'])}\nrecipes: {', '.join(found['recipes'])}")
+
+
+def cost_cells(cost: dict[str, Any]) -> tuple[str, ...]:
+    activations = cost.get("activation_bytes")
+    return (
+        f"{cost['parameters']:,}",
+        f"{cost['flops'] / 1e9:.4g}",
+        f"{cost['latency_ms']:.4g}",
+        f"{cost['latency_p90_ms']:.4g}",
+        "" if activations is None else f"{activations / 2**20:.4g}",
+        f"{cost['peak_memory_bytes'] / 2**20:.4g}",
+    )
 
 
 def print_json(result: Any) -> None:

@@ -58,6 +58,22 @@ def inside(root: Path | str, name: str) -> Path:
     ...
     ValueError: '../etc/passwd': got a path with '..', expected one below /photos
     """
+    relative(name, root)
+    path = Path(root, name)
+    # Without links in the way there is nothing to leave by; realpath follows those that there are.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise ValueError(f"{name!r}: got a link that leaves the folder, expected one below {root}")
+    return path
+
+
+def relative(name: str, root: Path | str) -> str:
+    """The name itself, if it can lie below a folder as far as its letters tell; links are :func:`inside`'s to follow.
+
+    >>> relative("/etc/passwd", "/photos")
+    Traceback (most recent call last):
+    ...
+    ValueError: '/etc/passwd': got an absolute path, expected one below /photos
+    """
     reason = None
     if not name or "\0" in name:
         reason = "an empty path or one with a null character"
@@ -65,14 +81,9 @@ def inside(root: Path | str, name: str) -> Path:
         reason = "an absolute path"
     elif ".." in PurePosixPath(name).parts or ".." in Path(name).parts:
         reason = "a path with '..'"
-    else:
-        path = Path(root, name)
-        # Without links in the way there is nothing to leave by; realpath follows those that there are.
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-            reason = "a link that leaves the folder"
     if reason is not None:
         raise ValueError(f"{name!r}: got {reason}, expected one below {root}")
-    return path
+    return name
 
 
 def list_images(source: Path | str, root: Path | str | None = None) -> ImageList:

@@ -19,7 +19,7 @@ from hamlet.files import printable
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
 
-COMMANDS = ("demo", "train", "index", "search", "evaluate", "info")
+COMMANDS = ("demo", "train", "index", "search", "whiten", "evaluate", "profile", "info")
 
 
 def hamlet(*arguments: object) -> Result:
@@ -190,7 +190,9 @@ def test_search_prints_a_table_and_writes_a_page(indexed: Path, photographs: Pat
     assert "1.0000" in result.stdout
     assert "blue.png" in result.stdout
     page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 3
+    # The query, the map of what GeM pools, and two results.
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert page.count("<figcaption>pooling</figcaption>") == 1
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
@@ -277,9 +279,27 @@ def test_evaluate_a_folder(checkpoint: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     measured = json.loads(result.stdout)
     assert measured["queries"] == 4
-    assert measured["metrics"]["map"] == 1.0
+    assert measured["metrics"]["all"]["map"] == 1.0
     assert measured["cost"]["parameters"] == sum(p.numel() for p in load_checkpoint(checkpoint)[0].parameters())
     assert "100.00" in hamlet(*arguments).stdout
+
+
+def test_profile_tells_the_cost_of_each_part(checkpoint: Path) -> None:
+    result = hamlet("profile", checkpoint, "hamlet_mobilenetv3_small", "--size", 64, "--json")
+    assert result.exit_code == 0, result.output
+    gem, small = json.loads(result.stdout)
+    assert [gem["model"], small["model"]] == [str(checkpoint), "hamlet_mobilenetv3_small"]
+    assert [part["name"] for part in gem["parts"]] == ["hfe", "whiten"]
+    assert [part["name"] for part in small["parts"]] == ["hfe", "lateral", "acsa", "cecm", "hffn", "grgm"]
+    for each in (gem, small):
+        for measure in ("parameters", "flops"):
+            # GeM's power belongs to no part; neither model multiplies matrices between its parts.
+            apart = measure == "parameters" and each is gem
+            assert sum(part[measure] for part in each["parts"]) == each["cost"][measure] - apart
+        assert max(part["peak_memory_bytes"] for part in each["parts"]) <= each["cost"]["peak_memory_bytes"]
+    table = hamlet("profile", "hamlet_mobilenetv3_small", "--size", 64).stdout
+    assert f"{small['cost']['parameters']:,}" in table
+    assert "acsa" in table
 
 
 def test_info_says_why_a_backend_cannot_serve() -> None:

@@ -18,7 +18,17 @@ from hamlet.demo.data import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from hamlet.demo.evaluation import View
 from hamlet.demo.teacher import TEACHER_NAME
 from hamlet.retrieval.metrics import labelled_per_query
-from hamlet.retrieval.report import Figure, Picture, Ranked, RankedSection, Section, Table, Text, overlay, write_report
+from hamlet.retrieval.report import (
+    Figure,
+    Picture,
+    Ranked,
+    RankedSection,
+    Section,
+    Table,
+    Text,
+    draw_maps,
+    write_report,
+)
 
 QUERIES_SHOWN = 12
 RESULTS_SHOWN = 10
@@ -141,23 +151,12 @@ def _enlarge(image: Tensor) -> Image.Image:
     return transforms.to_pil_image(image).resize((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.BICUBIC)
 
 
-@torch.no_grad()
 def _maps(model: nn.Module | None, image: Tensor) -> dict[str, Image.Image]:
     """The radius and pooling maps of one picture, drawn over it; nothing without a model."""
     if model is None:
         return {}
-    _, maps = model(image[None], return_maps=True)
-    picture = _enlarge(image)
-    drawn = {}
-    chosen = [
-        radius[0].mean(-1) * image.shape[-1] / key_level[level].shape[2]
-        for level, (radius, key_level) in enumerate(zip(maps.radius[0], maps.radius, strict=True))
-        if radius is not None and key_level[level] is not None
-    ]
-    if chosen:
-        drawn["radius"] = overlay(picture, torch.stack(chosen).mean(0), colormap="viridis")
-    drawn["pooling"] = overlay(picture, maps.pooling[0])
-    return drawn
+    drawn = draw_maps(model, image, _enlarge(image))
+    return {name: drawn[name] for name in ("radius", "pooling") if name in drawn}
 
 
 def _curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
+
+Result = TypeVar("Result")
 
 _WARM_UP = 2
 _LEAST_RUNS, _MOST_RUNS, _SECONDS = 5, 50, 2.0
@@ -54,11 +57,7 @@ def measure_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
     Raises:
         ValueError: a size below 1.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if height < 1 or width < 1:
-        raise ValueError(f"image_size: got {height} x {width}, expected at least 1 x 1")
-    device = next(model.parameters(), torch.empty(0)).device
-    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    image = draw_image(model, image_size)
     with evaluating(model):
         with FlopCounterMode(display=False) as counter:
             descriptor: Tensor = model(image)
@@ -74,6 +73,15 @@ def measure_cost(model: nn.Module, image_size: int | tuple[int, int]) -> Cost:
     )
 
 
+def draw_image(model: nn.Module, image_size: int | tuple[int, int]) -> Tensor:
+    """An image of noise (1, 3, H, W), always the same, on the model's device; ValueError for a size below 1."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size: got {height} x {width}, expected at least 1 x 1")
+    device = next(model.parameters(), torch.empty(0)).device
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without autograd; the model's own mode comes back afterwards."""
@@ -86,21 +94,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+def repeat(run: Callable[[], Result], seconds: Callable[[Result], float]) -> list[Result]:
+    """Results of enough runs, after a few to warm up: for two seconds, by what each result says that it took."""
+    results: list[Result] = []
+    for number in range(_WARM_UP + _MOST_RUNS):
+        result = run()
+        if number >= _WARM_UP:
+            results.append(result)
+        if len(results) >= _LEAST_RUNS and sum(map(seconds, results)) > _SECONDS:
+            break
+    return results
+
+
 def _time(model: nn.Module, image: Tensor) -> list[float]:
-    times: list[float] = []
-    for run in range(_WARM_UP + _MOST_RUNS):
-        _synchronize(image)
+    def run() -> float:
+        synchronize(image)
         start = time.perf_counter()
         model(image)
-        _synchronize(image)
-        if run >= _WARM_UP:
-            times.append(time.perf_counter() - start)
-        if len(times) >= _LEAST_RUNS and sum(times) > _SECONDS:
-            break
-    return times
+        synchronize(image)
+        return time.perf_counter() - start
+
+    return repeat(run, float)
 
 
-def _synchronize(image: Tensor) -> None:
+def synchronize(image: Tensor) -> None:
     if image.is_cuda:
         torch.cuda.synchronize(image.device)
 
@@ -111,11 +128,15 @@ def _peak_memory(model: nn.Module, image: Tensor) -> int:
         before = torch.cuda.memory_allocated(image.device)
         model(image)
         return int(torch.cuda.max_memory_allocated(image.device) - before)
+    changes = [event.nbytes() for event in allocations(model, image) if event.name() == "[memory]"]
+    return int(np.cumsum([0, *changes]).max())
+
+
+def allocations(model: nn.Module, image: Tensor) -> list[Any]:
+    """The profiler's events of a pass on the CPU, by time; those named ``[memory]`` tell what was allocated, freed."""
     with _silent_stderr(), profile(profile_memory=True) as recorded:
         model(image)
-    changes = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
-    changes.sort(key=lambda event: event.start_ns())
-    return int(np.cumsum([0] + [event.nbytes() for event in changes]).max())
+    return sorted(recorded.kineto_results.events(), key=lambda event: event.start_ns())
 
 
 @contextmanager

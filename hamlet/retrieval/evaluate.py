@@ -1,141 +1,235 @@
-"""Accuracy and cost of a model on a dataset."""
+"""Accuracy and cost of a model on a benchmark."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 
-from hamlet.images import ImageList
-from hamlet.retrieval import metrics
+from hamlet.models import fingerprint
 from hamlet.retrieval.cost import measure_cost
-from hamlet.retrieval.datasets import REVISITED, load_labelled_folder, load_revisited
+from hamlet.retrieval.datasets import Benchmark, Pictures, Ranking, load_benchmark
+from hamlet.retrieval.evaluation_report import Found, write_evaluation_report
 from hamlet.retrieval.extraction import Extraction, extract
+from hamlet.retrieval.metrics import Scores
+from hamlet.retrieval.reranking import Step, make_search, parse_steps
+from hamlet.retrieval.whitening import Whitening
 
-DATASETS = (*REVISITED, "folder")
-_FARTHEST = -2.0  # below every inner product of normalised descriptors
+# Similarities of a block of queries, the sort of them, and that of the block before stay below a gigabyte.
+_BLOCK = 1 << 25
+
+
+@dataclass(frozen=True)
+class Described:
+    """Descriptors of pictures: float32 (n, dim), of which row i belongs to picture ``rows[i]`` of ``count``."""
+
+    descriptors: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    count: int
+    failures: list[tuple[str, str]]
 
 
 def evaluate(
     model: nn.Module,
     dataset: str,
-    data_dir: Path | str,
+    data: Path | str,
     *,
     out: Path | str | None = None,
-    longest_side: int = 1024,
+    html: Path | str | None = None,
+    crop: bool = True,
+    whiten: Path | str | None = None,
+    rerank: str = "",
     ks: Sequence[int] = (1, 5, 10),
+    longest_side: int = 1024,
+    scales: Sequence[float] = (1.0,),
     batch_size: int = 8,
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Measure a model on a dataset.
+    """Measure a model on a benchmark.
 
     Args:
-        model: takes images and gives L2-normalised descriptors, see :func:`hamlet.retrieval.extraction.extract`.
-        dataset: "roxford5k" or "rparis6k" by the revisited protocol, queries cropped to their boxes; or "folder",
-            where a class is a subfolder and every image is searched among all others.
-        data_dir: folder of the dataset as downloaded: ``gnd_<dataset>.pkl`` and ``jpg/``, there or in
-            ``data_dir/<dataset>``.
+        model: takes images and gives descriptors, see :func:`hamlet.retrieval.extraction.extract`.
+        dataset: one of :data:`hamlet.retrieval.datasets.BENCHMARKS`.
+        data: the benchmark's folder as downloaded, or the CSV file of "csv".
         out: folder where the descriptors are kept, so that a killed run resumes; default a temporary one.
-        longest_side: images are shrunk to it, never enlarged; the cost is measured on a square of this side.
+        html: file of a self-contained page that shows what the worst queries found; default none.
+        crop: cut the queries to their boxes, where the benchmark has boxes.
+        whiten: file of a :class:`hamlet.retrieval.whitening.Whitening` learnt from this model's descriptors.
+        rerank: steps for :func:`hamlet.retrieval.reranking.parse_steps`; they see descriptors and nothing else.
         ks: cut-offs of the precision.
+        longest_side: images are shrunk to it, never enlarged; the cost is measured on a square of this side.
+        scales: see :func:`hamlet.retrieval.extraction.describe`; the cost is that of a single scale.
         batch_size, workers, progress: as :func:`hamlet.retrieval.extraction.extract`.
 
     Returns:
-        plain data: "dataset", "longest_side", "database" and "queries" (how many), "queries_cropped", "metrics" (of
-        :func:`hamlet.retrieval.metrics.revisited`, or of ``labelled`` for a folder), "unreadable" ((name, reason) of
-        database images that could not be read: they rank last; those of a folder are no queries), and "cost" (of
-        :func:`hamlet.retrieval.cost.measure_cost`).
+        plain data: "dataset", "longest_side", "scales", "whitened", "rerank" (steps with all their settings),
+        "database" and "queries" (how many), "queries_cropped", "metrics" (setup -> measure -> number, of
+        :mod:`hamlet.retrieval.metrics`), "unreadable" ((name, reason) of database images that could not be read: they
+        rank last; where every image is a query, they are none), "unreadable_queries" (likewise: they find nothing), and
+        "cost" (of :func:`hamlet.retrieval.cost.measure_cost`, the bytes being those of a descriptor as it is searched).
 
     Raises:
-        ValueError: an unknown dataset, missing or broken files, a query that cannot be read.
+        ValueError: an unknown dataset, missing or broken files, a query that cannot be read in Oxford or Paris, a
+            whitening of another model, steps that are not known, a folder for the page.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"dataset: got {dataset!r}, expected one of {', '.join(DATASETS)}")
+    # What can be wrong with the arguments is found out before hours of extraction.
+    if html is not None and Path(html).is_dir():
+        raise ValueError(f"{html}: a folder, expected the file to write the page to")
+    steps = parse_steps(rerank)
+    whitening = _load_whitening(whiten, model) if whiten is not None else None
+    benchmark = load_benchmark(dataset, data)
+    if not crop and benchmark.queries is not None:
+        whole = dataclasses.replace(benchmark.queries, name=f"{benchmark.queries.name}-whole", boxes=None)
+        benchmark = dataclasses.replace(benchmark, queries=whole)
     settings: dict[str, Any] = {
         "longest_side": longest_side,
+        "scales": scales,
         "batch_size": batch_size,
         "workers": workers,
         "progress": progress,
     }
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(out) if out is not None else Path(temporary)
-        measure = _evaluate_folder if dataset == "folder" else _evaluate_revisited
-        result = measure(model, dataset, data_dir, folder, ks, settings)
-    return {
+        queries = _describe_queries(model, benchmark, folder, settings)
+        database = _describe(model, benchmark.database, folder, settings)
+        if not len(database.rows):
+            reason = database.failures[0][1]
+            raise ValueError(f"{data}: none of {database.count} database images can be read, first: {reason}")
+        if whitening is not None:
+            database = _whitened(database, whitening)
+            queries = _whitened(queries, whitening) if queries is not None else None
+        rankings = _rank(benchmark, database, queries or database, steps, progress)
+        found = Found(benchmark, (queries or database).count) if html is not None else None
+        scores = _scores(benchmark, rankings, (queries or database).count, ks, found)
+        descriptor_bytes = 4 * database.descriptors.shape[1]
+    result = {
         "dataset": dataset,
         "longest_side": longest_side,
-        **result,
-        "cost": asdict(measure_cost(model, longest_side)),
-    }
-
-
-def _evaluate_revisited(
-    model: nn.Module, dataset: str, data_dir: Path | str, out: Path, ks: Sequence[int], settings: dict[str, Any]
-) -> dict[str, Any]:
-    benchmark = load_revisited(dataset, data_dir)
-    queries = extract(model, benchmark.queries, out / "queries", boxes=benchmark.boxes, **settings)
-    if queries.failures:
-        name, reason = queries.failures[0]
-        raise ValueError(f"{benchmark.queries.root / name}: a query that cannot be read ({reason})")
-    database = _extract_database(model, benchmark.database, out, settings)
-    similarity = _similarity(database, benchmark.database, queries.descriptors)
-    return {
-        "database": len(benchmark.database),
-        "queries": len(benchmark.queries),
-        "queries_cropped": True,
-        "metrics": metrics.revisited(_rank(similarity), benchmark.gnd, ks),
+        "scales": list(scales),
+        "whitened": whitening is not None,
+        "rerank": [{"name": step.name, **step.settings} for step in steps],
+        "database": database.count,
+        "queries": queries.count if queries else len(database.rows),
+        "queries_cropped": benchmark.queries is not None and benchmark.queries.boxes is not None,
+        "metrics": benchmark.summary(scores),
         "unreadable": database.failures,
+        "unreadable_queries": queries.failures if queries else [],
+        "cost": {**asdict(measure_cost(model, longest_side)), "descriptor_bytes": descriptor_bytes},
     }
+    if html is not None and found is not None:
+        write_evaluation_report(html, result, scores, found, model)
+    return result
 
 
-def _evaluate_folder(
-    model: nn.Module, dataset: str, data_dir: Path | str, out: Path, ks: Sequence[int], settings: dict[str, Any]
-) -> dict[str, Any]:
-    images, labels = load_labelled_folder(data_dir)
-    if len(set(labels)) == len(labels):
-        raise ValueError(f"{data_dir}: every class has a single image, expected two or more of some")
-    found = _extract_database(model, images, out, settings)
-    rows = {name: row for row, name in enumerate(images.names)}
-    readable = np.array([rows[name] for name in found.ids])
-    scores: dict[str, list[NDArray[np.float64]]] = {}
-    # In blocks, as the similarities of all pairs of a large folder do not fit into memory.
-    for start in range(0, len(readable), 256):
-        block = readable[start : start + 256]
-        ranks = _rank(_similarity(found, images, found.descriptors[start : start + 256]))
-        blocked = metrics.labelled_per_query(ranks, labels, [labels[row] for row in block], ks, exclude=block)
-        for name, values in blocked.items():
-            scores.setdefault(name, []).append(values)
-    return {
-        "database": len(images),
-        "queries": len(readable),
-        "queries_cropped": False,
-        "metrics": {name: metrics.mean(np.concatenate(values)) for name, values in scores.items()},
-        "unreadable": found.failures,
-    }
+def _describe_queries(model: nn.Module, benchmark: Benchmark, out: Path, settings: dict[str, Any]) -> Described | None:
+    """None where every database image is a query."""
+    if benchmark.queries is None:
+        return None
+    queries = _describe(model, [benchmark.queries], out, settings)
+    if queries.failures and benchmark.needs_all_queries:
+        name, reason = queries.failures[0]
+        raise ValueError(f"{benchmark.queries.images.root / name}: a query that cannot be read ({reason})")
+    return queries
 
 
-def _extract_database(model: nn.Module, images: ImageList, out: Path, settings: dict[str, Any]) -> Extraction:
-    found = extract(model, images, out / "database", **settings)
-    if not found.ids:
-        raise ValueError(f"{images.root}: none of {len(images)} images can be read, first: {found.failures[0][1]}")
-    return found
+def _describe(model: nn.Module, parts: Sequence[Pictures], out: Path, settings: dict[str, Any]) -> Described:
+    found: list[Extraction] = []
+    rows: list[NDArray[np.int64]] = []
+    count = 0
+    for part in parts:
+        found.append(extract(model, part.images, out / part.name, boxes=part.boxes, **settings))
+        rows.append(count + _places(part.images.names, found[-1].ids))
+        count += len(part.images)
+    failures = [failure for each in found for failure in each.failures]
+    described = [each.descriptors for each in found if each.ids] or [np.empty((0, 0), dtype=np.float32)]
+    descriptors = described[0] if len(described) == 1 else np.concatenate(described)
+    return Described(descriptors, np.concatenate(rows), count, failures)
 
 
-def _similarity(found: Extraction, images: ImageList, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(database, queries), with what has no descriptor farther than everything that has one."""
-    rows = {name: row for row, name in enumerate(images.names)}
-    similarity = np.full((len(images), len(queries)), _FARTHEST, dtype=np.float32)
-    similarity[[rows[name] for name in found.ids]] = found.descriptors @ queries.T
-    return similarity
+def _places(names: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
+    """Where the ids, which are the names in their order without those that failed, stand among the names."""
+    places: list[int] = []
+    for place, name in enumerate(names):
+        # A name may come twice, with different boxes.
+        if len(places) < len(ids) and ids[len(places)] == name:
+            places.append(place)
+    return np.array(places, dtype=np.int64)
 
 
-def _rank(similarity: NDArray[np.float32]) -> NDArray[np.int64]:
-    # Stable, so that equal images keep the dataset's order and two runs agree.
-    return np.argsort(-similarity, axis=0, kind="stable")
+def _load_whitening(path: Path | str, model: nn.Module) -> Whitening:
+    whitening = Whitening.load(path)
+    # Any module with a name, a config and weights has a fingerprint.
+    mine = fingerprint(model)  # type: ignore[arg-type]
+    if whitening.model != mine:
+        raise ValueError(
+            f"{path}: learnt from the descriptors of another model ({whitening.model or 'unknown'}, not {mine}), "
+            "expected a file that `hamlet whiten` wrote with this one"
+        )
+    return whitening
+
+
+def _whitened(described: Described, whitening: Whitening) -> Described:
+    if not len(described.rows):
+        return described
+    return dataclasses.replace(described, descriptors=whitening(described.descriptors))
+
+
+def _rank(
+    benchmark: Benchmark, database: Described, queries: Described, steps: Sequence[Step], progress: bool
+) -> Iterator[Ranking]:
+    """What the queries found, block by block, as the similarities of all pairs may not fit into memory."""
+    console = Console(stderr=True, quiet=not progress)
+    with console.status(f"preparing {', '.join(step.name for step in steps)}" if steps else "preparing"):
+        search = make_search(queries.descriptors, database.descriptors, steps)
+    size = min(256, max(1, _BLOCK // database.count))
+    for start in track(range(0, len(queries.rows), size), "ranking", console=console):
+        block = slice(start, start + size)
+        similarity = np.full((len(queries.rows[block]), database.count), -np.inf, dtype=np.float32)
+        similarity[:, database.rows] = search(block)
+        places = min(benchmark.depth or database.count, database.count)
+        # A query's places lie together, and are filled one query at a time: no second copy of them all.
+        rows = np.empty((len(similarity), places), dtype=np.int64)
+        for query, scores in enumerate(similarity):
+            rows[query] = best(scores, benchmark.depth)
+        yield Ranking(queries.rows[block], rows.T, np.take_along_axis(similarity, rows, axis=1).T)
+    if benchmark.queries is not None:
+        unread = np.setdiff1d(np.arange(queries.count), queries.rows)
+        nothing = np.empty((0, len(unread)))
+        yield Ranking(unread, nothing.astype(np.int64), nothing.astype(np.float32))
+
+
+def best(scores: NDArray[np.float32], depth: int | None = None) -> NDArray[np.int64]:
+    """Places of the highest scores, best first; equal ones keep their order, so that two runs agree.
+
+    >>> best(np.array([0.5, 0.9, 0.9, 0.1], dtype=np.float32), 3).tolist()
+    [1, 2, 0]
+    """
+    candidates = np.arange(len(scores))
+    if depth is not None and depth < len(scores):
+        candidates = np.flatnonzero(scores >= np.partition(scores, -depth)[-depth])
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:depth]]
+
+
+def _scores(
+    benchmark: Benchmark, rankings: Iterator[Ranking], queries: int, ks: Sequence[int], found: Found | None
+) -> dict[str, Scores]:
+    """Setup -> measure -> (queries,); what a page shows of the rankings is added to ``found``."""
+    scores: dict[str, Scores] = {}
+    for ranking in rankings:
+        if found is not None:
+            found.add(ranking)
+        for setup, measures in benchmark.per_query(ranking, ks).items():
+            for name, values in measures.items():
+                whole = scores.setdefault(setup, {}).setdefault(name, np.full(queries, np.nan))
+                whole[ranking.queries] = values
+    return scores

@@ -33,7 +33,9 @@ from hamlet.images import ImageList, UnreadableImage, load_image
 from hamlet.retrieval.cost import evaluating
 
 FORMAT = "hamlet-extraction"
-VERSION = 1
+VERSION = 2
+SCALES = (0.7071, 1.0, 1.4142)
+"""What multi-scale descriptors are made of, unless other scales are given."""
 
 Box = Sequence[float]
 
@@ -43,7 +45,7 @@ class Extraction:
     """What an extraction gives.
 
     Args:
-        descriptors: float32 (n, dim), memory-mapped; row i belongs to ``ids[i]``.
+        descriptors: float32 (n, dim), L2-normalised, memory-mapped; row i belongs to ``ids[i]``.
         ids: names of the images, in the order of the list, without those that failed.
         failures: (name, reason) of the images that have no descriptor.
     """
@@ -60,6 +62,7 @@ def extract(
     *,
     boxes: Sequence[Box | None] | None = None,
     longest_side: int = 1024,
+    scales: Sequence[float] = (1.0,),
     batch_size: int = 8,
     shard_size: int = 1024,
     workers: int | None = None,
@@ -78,6 +81,7 @@ def extract(
         out: folder of the extraction.
         boxes: for each image (left, top, right, bottom) to cut out first, or None.
         longest_side: see :func:`hamlet.images.load_image`.
+        scales: see :func:`describe`.
         batch_size: images a call of the model.
         shard_size: images a shard; a run that resumes keeps the size that it began with.
         workers: processes that decode; default one for each processor beyond the first, at most 8, and none for fewer
@@ -91,6 +95,7 @@ def extract(
     for name, value in {"longest_side": longest_side, "batch_size": batch_size, "shard_size": shard_size}.items():
         if value < 1:
             raise ValueError(f"{name}: got {value}, expected at least 1")
+    check_scales(scales)
     if workers is not None and workers < 0:
         raise ValueError(f"workers: got {workers}, expected at least 0")
     if boxes is not None and len(boxes) != len(images):
@@ -99,16 +104,63 @@ def extract(
     console = Console(stderr=True, quiet=not progress)
     # Any module with a name, a config and weights has a fingerprint.
     identity = models.fingerprint(model)  # type: ignore[arg-type]
-    settings = {"model": identity, "images": _digest(images, boxes), "longest_side": longest_side}
+    settings = {
+        "model": identity,
+        "images": _digest(images, boxes),
+        "longest_side": longest_side,
+        "scales": [float(scale) for scale in scales],
+    }
     manifest = _open_manifest(out, settings, shard_size)
     if "ids" not in manifest:
         pictures = _Pictures(images, boxes, longest_side)
-        _run(model, pictures, out, manifest["shard_size"], batch_size, workers, console)
+        _run(model, scales, pictures, out, manifest["shard_size"], batch_size, workers, console)
         manifest = _assemble(out, manifest, images)
     shutil.rmtree(out / "shards", ignore_errors=True)
     result = _read(out, manifest)
     _show_failures(console, result.failures)
     return result
+
+
+def describe(model: nn.Module, pictures: Sequence[Tensor], scales: Sequence[float] = (1.0,)) -> Tensor:
+    """Descriptors of pictures, averaged over scales: each scale's is L2-normalised, and so is their mean.
+
+    Args:
+        model: takes a list of float images (3, h, w) and returns (B, dim).
+        pictures: float (3, h, w) in [0, 1], of any sizes.
+        scales: factors of the pictures' sides; what is above 1 enlarges. Resized by bilinear interpolation, with
+            antialiasing.
+
+    Returns:
+        float32 (B, dim).
+
+    Raises:
+        ValueError: no scale, or one that is not positive and finite.
+
+    Source: Radenović, Tolias and Chum, TPAMI 2018, multi-scale representation, with average pooling.
+
+    >>> def brightness(pictures):
+    ...     return torch.stack([picture.mean(dim=(1, 2)) for picture in pictures])
+    >>> describe(brightness, [torch.tensor([3.0, 4.0, 0.0]).view(3, 1, 1).expand(3, 9, 6)], SCALES)
+    tensor([[0.6000, 0.8000, 0.0000]])
+    """
+    check_scales(scales)
+    described = [
+        nn.functional.normalize(model([_resize(picture, scale) for picture in pictures]).float(), dim=1)
+        for scale in scales
+    ]
+    return nn.functional.normalize(torch.stack(described).mean(dim=0), dim=1)
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    if not scales or not all(0 < scale < float("inf") for scale in scales):
+        raise ValueError(f"scales: got {tuple(scales)}, expected at least one, each positive and finite")
+
+
+def _resize(picture: Tensor, scale: float) -> Tensor:
+    size = [max(1, round(side * scale)) for side in picture.shape[1:]]
+    if size == list(picture.shape[1:]):
+        return picture
+    return nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
 
 
 class _Pictures(Dataset[tuple[int, NDArray[np.uint8] | str]]):
@@ -134,6 +186,7 @@ class _Pictures(Dataset[tuple[int, NDArray[np.uint8] | str]]):
 
 def _run(
     model: nn.Module,
+    scales: Sequence[float],
     pictures: _Pictures,
     out: Path,
     shard_size: int,
@@ -160,13 +213,14 @@ def _run(
             reasons: dict[int, str] = {}
             while len(positions) + len(reasons) < len(shard):
                 batch = next(loaded)
-                _describe(model, batch, rows, positions, reasons)
+                _describe_batch(model, scales, batch, rows, positions, reasons)
                 bar.advance(task, len(batch))
             _write_shard(_shard(out, shard.start), rows, positions, reasons)
 
 
-def _describe(
+def _describe_batch(
     model: nn.Module,
+    scales: Sequence[float],
     batch: list[tuple[int, NDArray[np.uint8] | str]],
     rows: list[NDArray[np.float32]],
     positions: list[int],
@@ -178,8 +232,8 @@ def _describe(
     if not readable:
         return
     device = next(model.parameters(), torch.empty(0)).device
-    descriptors: Tensor = model([torch.from_numpy(pixels).to(device).float().div_(255) for _, pixels in readable])
-    for (position, _), row in zip(readable, descriptors.float().cpu().numpy(), strict=True):
+    pictures = [torch.from_numpy(pixels).to(device).float().div_(255) for _, pixels in readable]
+    for (position, _), row in zip(readable, describe(model, pictures, scales).cpu().numpy(), strict=True):
         if np.isfinite(row).all():
             positions.append(position)
             rows.append(row)

@@ -32,13 +32,17 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamlet.files import printable, replacing
 from hamlet.images import UnreadableImage, load_image
+from hamlet.models import Gem, Hamlet
+from hamlet.retrieval.cost import evaluating
 
 THUMBNAIL_SIDE = 320
 FIGURE_BYTES = 8 << 20
+# Maps are computed on a picture of this side: finer than they are shown.
+_MAP_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,19 @@ class Picture:
 
     Args:
         image: uint8 tensor (3, H, W), a PIL image, or a path to load; a path that cannot be read shows its reason
-            instead.
+            instead, and so does an error in place of an image.
         caption: what it is, usually its id.
         score: similarity to the query; None for a query.
         correct: whether it shows the query's instance; None where that is not known.
+        junk: whether the ground truth counts it as neither.
         overlays: name -> picture with a map drawn over it, see :func:`overlay`; drawn small, below the picture.
     """
 
-    image: Tensor | Image.Image | Path | str
+    image: Tensor | Image.Image | Path | str | UnreadableImage
     caption: str
     score: float | None = None
     correct: bool | None = None
+    junk: bool = False
     overlays: Mapping[str, Image.Image] = field(default_factory=dict)
 
 
@@ -177,7 +183,53 @@ def overlay(
     return Image.blend(picture, Image.fromarray(np.ascontiguousarray(colours)), opacity)
 
 
-def _as_pil(image: Tensor | Image.Image | Path | str) -> Image.Image:
+def picture_with_maps(model: nn.Module, path: Path, name: str, box: Sequence[float] | None = None) -> Picture:
+    """A query as a model saw it, cut to its box, with the model's maps if it is one of this package's."""
+    try:
+        image = load_image(path, _MAP_SIDE, box=box)
+    except UnreadableImage:
+        return Picture(path, name)
+    if not isinstance(model, Hamlet | Gem):
+        return Picture(image, name)
+    device = next(model.parameters()).device
+    with evaluating(model):
+        maps = draw_maps(model, image.to(device).float() / 255, _as_pil(image))
+    return Picture(image, name, overlays=maps)
+
+
+@torch.no_grad()
+def draw_maps(model: nn.Module, image: Tensor, picture: Image.Image) -> dict[str, Image.Image]:
+    """What a model shows of its inner workings on an image, drawn over a picture of it.
+
+    Args:
+        model: a HAMLET or GeM, in evaluation mode.
+        image: float (3, H, W) in [0, 1], on the model's device.
+        picture: what to draw over.
+
+    Returns:
+        "radius" and "gate" of the finest level, averaged over heads and key levels, the radius in pixels of the image,
+        where the model has them; and "pooling", the weights of the pooling.
+    """
+    _, maps = model(image[None], return_maps=True)
+    drawn = {}
+    finest = range(len(maps.radius[0]) if maps.radius else 0)
+    radii = [
+        maps.radius[0][level][0].mean(-1) * image.shape[-1] / maps.radius[level][level].shape[2]
+        for level in finest
+        if maps.radius[0][level] is not None and maps.radius[level][level] is not None
+    ]
+    gates = [maps.gate[0][level][0].mean(-1) for level in finest if maps.gate and maps.gate[0][level] is not None]
+    if radii:
+        drawn["radius"] = overlay(picture, torch.stack(radii).mean(0), colormap="viridis")
+    if gates:
+        drawn["gate"] = overlay(picture, torch.stack(gates).mean(0), colormap="cividis")
+    drawn["pooling"] = overlay(picture, maps.pooling[0])
+    return drawn
+
+
+def _as_pil(image: Tensor | Image.Image | Path | str | UnreadableImage) -> Image.Image:
+    if isinstance(image, UnreadableImage):
+        raise image
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     if isinstance(image, (str, Path)):
@@ -188,7 +240,7 @@ def _as_pil(image: Tensor | Image.Image | Path | str) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
-def _thumbnail(image: Tensor | Image.Image | Path | str) -> dict[str, object]:
+def _thumbnail(image: Tensor | Image.Image | Path | str | UnreadableImage) -> dict[str, object]:
     """What the template needs to show a picture: a JPEG data URI and its size, or the reason why there is none."""
     try:
         picture = _as_pil(image)

@@ -1,4 +1,4 @@
-"""Indexing a folder of pictures and searching it: what the commands `hamlet index` and `hamlet search` do."""
+"""Indexing a folder of pictures, searching it, whitening: what `hamlet index`, `search` and `whiten` do."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ import torch
 from hamlet.images import ImageList, inside, list_images
 from hamlet.models import Model, create_model, fingerprint, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
+from hamlet.retrieval.datasets import list_classes
 from hamlet.retrieval.extraction import extract
-from hamlet.retrieval.report import Picture, Ranked, RankedSection, write_report
+from hamlet.retrieval.report import Picture, Ranked, RankedSection, picture_with_maps, write_report
+from hamlet.retrieval.whitening import Whitening, fit_learned, fit_pca, pairs_of_classes
 
 MAKE_AGAIN = "or make the index again with `hamlet index`"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a query found: the query's path and, best first, the ids, the paths and the scores of its results."""
+    """What a query found: the query's path and picture and, best first, the ids, paths and scores of its results."""
 
     query: Path
+    picture: Picture
     ids: list[str]
     paths: list[Path]
     scores: list[float]
@@ -105,8 +108,63 @@ def build_index(
     return index, found.failures
 
 
-def search_index(path: Path, queries: Sequence[Path], top: int = 10) -> tuple[list[Found], list[tuple[str, str]]]:
+def make_whitening(
+    model: str | Path,
+    source: Path,
+    out: Path,
+    *,
+    learned: bool = False,
+    dim: int | None = None,
+    longest_side: int = 1024,
+    scales: Sequence[float] = (1.0,),
+    progress: bool = True,
+) -> tuple[Whitening, list[tuple[str, str]]]:
+    """Learn a whitening from images, and write it. What has been extracted lies in OUT.extraction until then.
+
+    Args:
+        model: checkpoint, or a model's name.
+        source: for PCA see `hamlet.retrieval.list_images`, for learned see `hamlet.retrieval.datasets.list_classes`.
+        out: the file.
+        learned: learn from pairs of one class rather than by PCA.
+        dim, longest_side, scales: see :mod:`hamlet.retrieval.whitening` and `hamlet.retrieval.extraction.extract`.
+        progress: show a bar, and the images left out, on stderr.
+
+    Returns:
+        The whitening and (name, reason) of the images left out.
+
+    Raises:
+        ValueError: no images, none that can be read, no such model, or too few images for the whitening wanted.
+    """
+    images, labels = list_classes(source) if learned else (list_images(source), [])
+    network, _ = open_model(model)
+    partial = out.with_name(f"{out.name}.extraction")
+    found = extract(network, images, partial, longest_side=longest_side, scales=scales, progress=progress)
+    if not found.ids:
+        raise ValueError(f"{source}: none of its {len(images)} images can be read")
+    identity = fingerprint(network)
+    if learned:
+        label = dict(zip(images.names, labels, strict=True))
+        pairs = pairs_of_classes([label[name] for name in found.ids])
+        if not pairs:
+            raise ValueError(f"{source}: every class has a single image, expected two or more of some")
+        whitening = fit_learned(found.descriptors, pairs, dim, model=identity)
+    else:
+        whitening = fit_pca(found.descriptors, dim, model=identity)
+    whitening.save(out)
+    shutil.rmtree(partial)
+    return whitening, found.failures
+
+
+def search_index(
+    path: Path, queries: Sequence[Path], top: int = 10, *, maps: bool = False
+) -> tuple[list[Found], list[tuple[str, str]]]:
     """Search an index with images, described by the model and at the size that the index was made with.
+
+    Args:
+        path: the index file.
+        queries: image files.
+        top: results for each.
+        maps: also draw the model's maps over each query.
 
     Returns:
         What each query that can be read found, in their order; and (query, reason) of the others.
@@ -140,14 +198,19 @@ def search_index(path: Path, queries: Sequence[Path], top: int = 10) -> tuple[li
         name: (row_ids, [inside(images, row_id) for row_id in row_ids], row_scores[: len(row_ids)].tolist())
         for name, row_ids, row_scores in zip(extraction.ids, ids, scores, strict=True)
     }
-    return [Found(query, *answers[name]) for query, name in given if name in answers], failures
+    found = []
+    for query, name in given:
+        if name in answers:
+            picture = picture_with_maps(model, query, str(query)) if maps else Picture(query, str(query))
+            found.append(Found(query, picture, *answers[name]))
+    return found, failures
 
 
 def write_search_report(path: Path, found: Sequence[Found]) -> Path:
     """Write a self-contained page that shows queries with what they found, and return its path."""
     rows = [
         Ranked(
-            Picture(each.query, str(each.query)),
+            each.picture,
             [
                 Picture(image, name, score=score)
                 for image, name, score in zip(each.paths, each.ids, each.scores, strict=True)

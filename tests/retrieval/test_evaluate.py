@@ -108,8 +108,8 @@ def test_folder_is_searched_leaving_each_image_out(colour: nn.Module, tmp_path: 
             precisions.append(np.mean([sum(hits[: i + 1]) / (i + 1) for i, hit in enumerate(hits) if hit]))
             first.append(hits[0])
     assert len(precisions) == 5
-    assert found["metrics"]["map"] == pytest.approx(np.mean(precisions))
-    assert found["metrics"]["p@1"] == pytest.approx(np.mean(first))
+    assert found["metrics"]["all"]["map"] == pytest.approx(np.mean(precisions))
+    assert found["metrics"]["all"]["p@1"] == pytest.approx(np.mean(first))
     assert found["database"] == found["queries"] == 6
 
 
@@ -122,18 +122,18 @@ def test_unreadable_images_of_a_folder_rank_last(colour: nn.Module, tmp_path: Pa
     found = evaluate(colour, "folder", tmp_path, longest_side=32, ks=(1,), progress=False)
     assert (found["database"], found["queries"]) == (4, 3)
     # Red finds rose, blue, and last the broken one; rose likewise; blue has nothing to find.
-    assert found["metrics"] == pytest.approx({"map": (1 + 2 / 3) / 2, "p@1": 1})
+    assert found["metrics"]["all"] == pytest.approx({"map": (1 + 2 / 3) / 2, "p@1": 1})
 
 
 def test_bad_input(colour: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="dataset: got 'imagenet', expected one of roxford5k, rparis6k, folder"):
+    with pytest.raises(ValueError, match="dataset: got 'imagenet', expected one of oxford5k, paris6k, roxford5k"):
         evaluate(colour, "imagenet", tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a/b.png").write_bytes(b"")
     with pytest.raises(ValueError, match="every class has a single image"):
         evaluate(colour, "folder", tmp_path, progress=False)
     (tmp_path / "a/c.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="none of 2 images can be read, first: the file is empty"):
+    with pytest.raises(ValueError, match="none of 2 database images can be read, first: the file is empty"):
         evaluate(colour, "folder", tmp_path, progress=False)
 
 
@@ -142,7 +142,7 @@ def test_real_model(write_pictures: Callable[[Path, int], list[str]], tmp_path: 
     torch.manual_seed(0)
     network = hamlet.create_model("hamlet_mobilenetv3_small", descriptor_dim=16)
     found = evaluate(network, "folder", tmp_path, longest_side=64, ks=(1,), progress=False)
-    assert 0 < found["metrics"]["map"] <= 1
+    assert 0 < found["metrics"]["all"]["map"] <= 1
     assert found["cost"]["descriptor_bytes"] == 64
     assert found["cost"]["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert found["unreadable"] == []

@@ -18,7 +18,7 @@ from torch import nn
 
 from hamlet.images import ImageList, list_images, load_image
 from hamlet.retrieval import Index, extraction
-from hamlet.retrieval.extraction import extract
+from hamlet.retrieval.extraction import SCALES, describe, extract
 
 Pictures = Callable[[Path, int], list[str]]
 
@@ -127,6 +127,42 @@ def test_boxes_and_longest_side(model: nn.Module, write_pictures: Pictures, tmp_
     assert np.allclose(found.descriptors, torch.cat([first, second]).numpy(), atol=1e-6)
 
 
+def test_scales_are_averaged(model: nn.Module, write_pictures: Pictures, tmp_path: Path) -> None:
+    names = write_pictures(tmp_path / "in", 5)
+    images = list_images(tmp_path / "in")
+    found = extract(model, images, tmp_path / "out", scales=SCALES, batch_size=2, progress=False)
+    for name, descriptor in zip(names, found.descriptors, strict=True):
+        picture = load_image(images.path(name)).float() / 255
+        total = np.zeros(descriptor.shape)
+        for scale in (0.7071, 1, 1.4142):
+            size = [round(side * scale) for side in picture.shape[1:]]
+            resized = nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True)
+            with torch.no_grad():
+                one = model(resized)[0].numpy()
+            total += one / np.linalg.norm(one)
+        assert np.allclose(descriptor, total / np.linalg.norm(total), atol=1e-5)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["scales"] == [0.7071, 1.0, 1.4142]
+    assert not np.allclose(found.descriptors, alone(model, images), atol=1e-5)
+
+
+def test_each_scale_counts_alike_whatever_its_length() -> None:
+    def area(pictures: list[torch.Tensor]) -> torch.Tensor:
+        """Long where the picture is large, and of another direction on each side of 4 x 4."""
+        return torch.tensor([[0.0, 5.0] if picture.shape[1] > 4 else [0.1, 0.0] for picture in pictures])
+
+    found = describe(area, [torch.rand(3, 4, 4)], (1.0, 2.0))  # type: ignore[arg-type]
+    assert torch.allclose(found, torch.tensor([[0.5, 0.5]]).sqrt())
+    tiny = describe(area, [torch.rand(3, 1, 1)], (0.1,))  # type: ignore[arg-type]
+    assert tiny.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -1.0), (float("nan"),), (float("inf"),)])
+def test_bad_scales(model: nn.Module, tmp_path: Path, scales: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"scales: got \(.*\), expected at least one, each positive and finite"):
+        extract(model, ImageList(tmp_path, ["a.png"]), tmp_path / "out", scales=scales)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_finished_extraction_is_read_not_repeated(
     model: nn.Module, write_pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +184,8 @@ def test_mixing_is_refused(make_model: Callable[[int], nn.Module], write_picture
         extract(make_model(1), images, out, longest_side=100, progress=False)
     with pytest.raises(ValueError, match="longest_side 100, not 50"):
         extract(make_model(0), images, out, longest_side=50, progress=False)
+    with pytest.raises(ValueError, match=r"scales \[1\.0\], not \[0\.7071, 1\.0, 1\.4142\]"):
+        extract(make_model(0), images, out, longest_side=100, scales=SCALES, progress=False)
     with pytest.raises(ValueError, match="other images"):
         extract(make_model(0), ImageList(images.root, names[:3]), out, longest_side=100, progress=False)
     with pytest.raises(ValueError, match="other images"):
@@ -230,7 +268,7 @@ def test_stopped_before_any_write_it_resumes(
 CHILD = """
 import importlib.util, sys, time
 from pathlib import Path
-from hamlet.retrieval.extraction import extract
+from hamlet.retrieval.extraction import SCALES, describe, extract
 from hamlet.images import list_images
 
 conftest, source, out, log = sys.argv[1:]

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from hamlet.retrieval.datasets import load_labelled_folder, load_plain_pickle, load_revisited
+from hamlet.retrieval.datasets import load_benchmark, load_plain_pickle, load_revisited
 
 
 def truth() -> dict[str, Any]:
@@ -36,16 +37,20 @@ def write(folder: Path, content: Any, name: str = "roxford5k") -> None:
 def test_layout_as_downloaded(tmp_path: Path, below: str) -> None:
     write(tmp_path / below, truth(), "rparis6k")
     found = load_revisited("rparis6k", tmp_path)
-    assert found.database.names == ["ashmolean_1.jpg", "oxford_2.jpg", "radcliffe_3.jpg"]
-    assert found.queries.names == ["all_souls_1.jpg", "christ_church_2.jpg"]
-    assert found.queries.path("all_souls_1.jpg") == tmp_path / below / "jpg" / "all_souls_1.jpg"
-    assert found.boxes == [[136.5, 34.1, 648.5, 955.7], [0, 0, 10, 10]]
+    (database,), queries = found.database, found.queries
+    assert queries is not None
+    assert database.images.names == ["ashmolean_1.jpg", "oxford_2.jpg", "radcliffe_3.jpg"]
+    assert queries.images.names == ["all_souls_1.jpg", "christ_church_2.jpg"]
+    assert queries.images.path("all_souls_1.jpg") == tmp_path / below / "jpg" / "all_souls_1.jpg"
+    assert queries.boxes == [[136.5, 34.1, 648.5, 955.7], [0, 0, 10, 10]]
     assert found.gnd == [{"easy": [0], "hard": [2], "junk": [1]}, {"easy": [], "hard": [1, 2], "junk": []}]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"name: got 'oxford', expected one of roxford5k, rparis6k"):
         load_revisited("oxford", tmp_path)
+    with pytest.raises(ValueError, match=r"dataset: got 'oxford', expected one of oxford5k, paris6k, roxford5k"):
+        load_benchmark("oxford", tmp_path)
     with pytest.raises(ValueError, match=r"no gnd_roxford5k\.pkl, expected it there or in .*/roxford5k"):
         load_revisited("roxford5k", tmp_path)
     write(tmp_path, truth())
@@ -54,7 +59,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"jpg: lacks 2 of 5 images, such as oxford_2\.jpg"):
         load_revisited("roxford5k", tmp_path)
     (tmp_path / "jpg").rename(tmp_path / "images")
-    with pytest.raises(ValueError, match="no such folder, expected the 5 images"):
+    with pytest.raises(ValueError, match="no such folder, expected 5 images in it"):
         load_revisited("roxford5k", tmp_path)
 
 
@@ -84,6 +89,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "index beyond": (change("gnd/0/easy", [3]), "query 0 has no list 'easy' of indices below 3"),
     "negative index": (change("gnd/0/junk", [-1]), "'junk'"),
     "index of another type": (change("gnd/0/hard", [True]), "'hard'"),
+    "index in two lists": (change("gnd/0/junk", [2]), "query 0 has an image twice"),
     "list missing": (change("gnd/1/hard", None), "query 1 has no list 'hard'"),
     "path that leaves": (change("imlist", ["../../etc/passwd", "b", "c"]), r"with '\.\.'"),
     "absolute path": (change("qimlist", ["/etc/passwd", "b"]), "an absolute path"),
@@ -134,14 +140,41 @@ def test_plain_pickle_of_every_protocol(tmp_path: Path) -> None:
         assert load_plain_pickle(tmp_path / "a.pkl") == truth()
 
 
-def test_labelled_folder(write_pictures: Callable[[Path, int], list[str]], tmp_path: Path) -> None:
-    write_pictures(tmp_path, 4)
-    (tmp_path / "2/deep").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "2/deep/a.png")
-    images, labels = load_labelled_folder(tmp_path)
-    assert dict(zip(images.names, labels, strict=True)) == {
-        "0/000.png": "0", "0/003.png": "0", "1/001.png": "1", "2/002.png": "2", "2/deep/a.png": "2"
-    }  # fmt: skip
-    Image.new("RGB", (4, 4)).save(tmp_path / "loose.png")
-    with pytest.raises(ValueError, match=r"'loose\.png' lies in no subfolder"):
-        load_labelled_folder(tmp_path)
+def add_distractors(folder: Path, lines: str) -> None:
+    (folder / "jpg" / "00").mkdir(parents=True)
+    (folder / "revisitop1m.txt").write_text(lines)
+    for name in ("00/a.jpg", "b.png"):
+        Image.new("RGB", (4, 4)).save(folder / "jpg" / name)
+
+
+def test_distractors_are_appended_to_the_database(tmp_path: Path) -> None:
+    write(tmp_path / "roxford5k", truth())
+    with pytest.raises(ValueError, match=r"no revisitop1m\.txt, expected it there or in .*/revisitop1m"):
+        load_benchmark("roxford5k+1m", tmp_path)
+    add_distractors(tmp_path / "revisitop1m", "00/a.jpg\n\nb.png\n")
+    plain, large = load_benchmark("roxford5k", tmp_path), load_benchmark("roxford5k+1m", tmp_path)
+    assert [part.images.names for part in large.database] == [plain.database[0].images.names, ["00/a.jpg", "b.png"]]
+    assert large.database[1].images.path("00/a.jpg") == tmp_path / "revisitop1m/jpg/00/a.jpg"
+    assert large.queries == plain.queries
+    assert large.picture(0) == (large.database[0].images, "ashmolean_1.jpg")
+    assert large.picture(4) == (large.database[1].images, "b.png")
+    # The first query's easy, junk and hard images, and two distractors.
+    assert large.verdicts(0, np.arange(5)).tolist() == [1, -1, 1, 0, 0]
+    assert [large.positives(query) for query in range(2)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("00/a.jpg\nc.jpg\n", r"revisitop1m/jpg: lacks 1 of 2 images, such as c\.jpg"),
+        ("../a.jpg\n", r"a path with '\.\.'"),
+        ("/etc/passwd\n", "an absolute path"),
+        ("b.png\nb.png\n", "'b.png' is listed twice"),
+        ("\n", r"revisitop1m\.txt: empty, expected a name"),
+    ],
+)
+def test_broken_lists_of_distractors(tmp_path: Path, lines: str, message: str) -> None:
+    write(tmp_path / "roxford5k", truth())
+    add_distractors(tmp_path / "revisitop1m", lines)
+    with pytest.raises(ValueError, match=message):
+        load_benchmark("roxford5k+1m", tmp_path)
