@@ -29,7 +29,7 @@ class Stencil {
     int64_t spots = 0;  // vectors of the grid, LANES apart
 
     // Of every spot: lanes whose source holds something, for one tap; lanes whose target does; lanes within the grid.
-    const Mask<T>* sources(int64_t tap) const { return &sources_[tap * spots]; }
+    const Mask<T>* sources(int64_t tap) const { return sources_.data() + tap * spots; }
     Mask<T> target(int64_t spot) const { return targets_[spot]; }
     Mask<T> inside(int64_t spot) const { return first_lanes<T>(key_.grid.height * key_.grid.width - spot * LANES<T>); }
 
