@@ -21,7 +21,7 @@ class Greedy(nn.Module):
 
 class Slow(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
-        time.sleep(0.02)
+        time.sleep(0.1)
         return images
 
 
@@ -50,9 +50,9 @@ def test_each_part_is_charged_with_its_own() -> None:
     assert parts["greedy"].flops == 0
     assert parts["greedy"].activation_bytes == pytest.approx(1e6, rel=0.01)
     assert parts["greedy"].peak_memory_bytes == pytest.approx(4e6, rel=0.01)
-    # Called twice, 20 ms each.
-    assert 40 <= parts["slow"].latency_ms <= parts["slow"].latency_p90_ms
-    assert parts["convolutions"].latency_ms < 20
+    # Called twice, 100 ms each; on a busy machine the others may take a part of that.
+    assert 200 <= parts["slow"].latency_ms <= parts["slow"].latency_p90_ms
+    assert parts["convolutions"].latency_ms < 100
     assert model.training
 
 
