@@ -277,7 +277,8 @@ HAMLET_INLINE Vector<T> exp2_of_negative(Vector<T> x) {
     if constexpr (single) return _mm512_scalef_ps(power, whole);
     else return _mm512_scalef_pd(power, whole);
 #else
-    using Bits = Vector<Integer<T>>;
+    // Unsigned: what is far above 0, and will be masked, may wrap.
+    using Bits = Vector<std::make_unsigned_t<Integer<T>>>;
     const Bits exponent = ((Bits)shifted - (Bits)magic) << (single ? 23 : 52);
     const Vector<T> scaled = (Vector<T>)((Bits)power + exponent);
     // The comparison is written so that NaN stays.
