@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from hamlet.cli import app, finite
+from hamlet.cli import app
+from hamlet.cli.output import finite
 from hamlet.files import printable
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
