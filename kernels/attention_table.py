@@ -28,15 +28,15 @@ SQUARE, LONG, SMALL = Configuration(8, 8, 32, 4), Configuration(4, 8, 16, 4), Co
 WIDE, WIDEST = Configuration(4, 8, 16, 8), Configuration(4, 4, 16, 8)
 
 HALF = {
-    "forward": {32: SQUARE, 64: Configuration(8, 8, 16, 4), 128: LONG, 256: SMALL},
-    "queries": {32: SQUARE, 64: LONG, 128: WIDE, 256: SMALL},
+    "forward": {32: SQUARE, 64: Configuration(8, 8, 16, 4), 128: LONG, 256: WIDE},
+    "queries": {32: replace(SQUARE, stages=3), 64: LONG, 128: WIDE, 256: Configuration(4, 4, 32, 8)},
     "keys": {32: SQUARE, 64: LONG, 128: WIDE, 256: WIDEST},
 }
 """For numbers of 16 bits: by kernel, and by the most channels."""
 
 SINGLE = {
-    "forward": {32: SQUARE, 64: LONG, 256: SMALL},
-    "queries": {32: LONG, 256: SMALL},
+    "forward": {32: SQUARE, 64: LONG, 128: SMALL, 256: WIDEST},
+    "queries": {32: LONG, 64: SMALL, 128: WIDE, 256: WIDEST},
     "keys": {32: LONG, 64: SMALL, 256: replace(WIDEST, stages=1)},
 }
 """For numbers of 32 bits, which take twice the room and, unless as tf32, no matrix units."""
