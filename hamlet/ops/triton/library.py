@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+BLACKWELL = Version("3.8")
+"""The first Triton that compiles every kernel for compute capability 10."""
 
 installed = importlib.util.find_spec("triton") is not None
 
@@ -27,8 +32,11 @@ def reasons(tensor: Tensor) -> list[str]:
             found.append(f"Triton's interpreter takes CPU tensors alone, these are on {tensor.device.type}")
     elif not tensor.is_cuda:
         found.append(f"it runs on a GPU (on the CPU with TRITON_INTERPRET=1), the tensors are on {tensor.device.type}")
-    elif torch.cuda.get_device_capability(tensor.device) < (8, 0):
+    elif (capability := torch.cuda.get_device_capability(tensor.device)) < (8, 0):
         found.append("it needs a GPU of compute capability 8.0 or newer")
+    elif capability >= (10, 0) and installed and Version(version("triton")) < BLACKWELL:
+        # Older ones abort while they compile the attention for it.
+        found.append(f"compute capability {capability[0]}.{capability[1]} needs Triton {BLACKWELL} or newer")
     if tensor.dtype not in DTYPES:
         found.append(f"it takes no {tensor.dtype}")
     return found
