@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from hamlet.retrieval import Index
-from hamlet.retrieval.index import _HEADER, MAGIC
+from hamlet.retrieval.index_file import _END, _FOOTER, _PARTS, MAGIC
 
 
 def descriptors(count: int, dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
@@ -104,9 +104,10 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     content = (tmp_path / "a.index").read_bytes()
     for length in {*range(0, len(content), 7), len(content) - 1}:
         (tmp_path / "b.index").write_bytes(content[:length])
-        with pytest.raises(ValueError, match=r"b\.index: ") as caught:
-            Index.load(tmp_path / "b.index")
-        assert "\n" not in str(caught.value)
+        for memory_map in (False, True):
+            with pytest.raises(ValueError, match=r"b\.index: ") as caught:
+                Index.load(tmp_path / "b.index", memory_map=memory_map)
+            assert "\n" not in str(caught.value)
 
 
 def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
@@ -120,38 +121,45 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
         content[place] ^= 0x40
 
 
-def with_header(text: bytes, index: bytes) -> bytes:
-    return _HEADER.pack(MAGIC, 1, len(text), len(index), hashlib.sha256(text + index).digest()) + text + index
+def sealed(faiss_bytes: bytes, description: bytes, letters: int, text: int, rows: int) -> bytes:
+    """A file whose checksums hold, whatever its parts are."""
+    described = description + _PARTS.pack(len(faiss_bytes), letters, text, rows, hashlib.sha256(faiss_bytes).digest())
+    return faiss_bytes + described + _END.pack(hashlib.sha256(described).digest(), 2, MAGIC)
 
 
+ABOUT = b'{"dim": 1, "factory": "Flat", "metadata": {}}'
 FOREIGN = {
     "empty": (b"", "not an index"),
-    "text": (b"hello, this is a long enough text to hold a header of any index file", "not an index"),
-    "faiss alone": (b"IxFI" + bytes(100), "not an index"),
-    "newer version": (_HEADER.pack(MAGIC, 2, 0, 0, bytes(32)), "version 2, expected 1"),
-    "enormous lengths": (_HEADER.pack(MAGIC, 1, 2**63, 2**63, bytes(32)), "expected"),
-    "not faiss": (
-        with_header(b'{"ids": [], "dim": 1, "factory": "Flat", "metadata": {}}', b"garbage!"),
-        "faiss cannot read",
+    "text": (
+        b"hello, this is a long text, as long as the footer of an index file is, and then some more " * 2,
+        "not an",
     ),
+    "faiss alone": (b"IxFI" + bytes(200), "not an index"),
+    "newer version": (_PARTS.pack(0, 0, 0, 0, bytes(32)) + _END.pack(bytes(32), 3, MAGIC), "version 3, expected 2"),
+    "enormous lengths": (
+        _PARTS.pack(2**63, 2**63, 2**63, 2**63, bytes(32)) + _END.pack(bytes(32), 2, MAGIC),
+        "expected",
+    ),
+    "not faiss": (sealed(b"garbage!", ABOUT, 0, len(ABOUT), 0), "faiss cannot read"),
 }
 
 
+@pytest.mark.parametrize("memory_map", [False, True])
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_files_are_refused(kind: str, tmp_path: Path) -> None:
+def test_foreign_files_are_refused(kind: str, memory_map: bool, tmp_path: Path) -> None:
     content, message = FOREIGN[kind]
     (tmp_path / "a.index").write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        Index.load(tmp_path / "a.index")
+        Index.load(tmp_path / "a.index", memory_map=memory_map)
     assert "\n" not in str(caught.value)
 
 
 def test_ids_that_do_not_match_the_faiss_part(tmp_path: Path) -> None:
-    Index.build(descriptors(2), names(2)).save(tmp_path / "a.index")
+    Index.build(np.ones((2, 1), np.float32), names(2)).save(tmp_path / "a.index")
     content = (tmp_path / "a.index").read_bytes()
-    _, _, text_length, index_length, _ = _HEADER.unpack(content[: _HEADER.size])
-    text, index = content[_HEADER.size :][:text_length], content[-index_length:]
-    (tmp_path / "b.index").write_bytes(with_header(text.replace(b'"photos/0.jpg", ', b""), index))
+    faiss_length, *_ = _PARTS.unpack(content[-_FOOTER:][: _PARTS.size])
+    description = np.array([1, 0], "<i8").tobytes() + b"a" + ABOUT
+    (tmp_path / "b.index").write_bytes(sealed(content[:faiss_length], description, 1, len(ABOUT), 1))
     with pytest.raises(ValueError, match="do not match its 1 ids"):
         Index.load(tmp_path / "b.index")
 
