@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -68,8 +67,8 @@ def timed(times: dict[str, Any], name: str) -> Iterator[None]:
 def memory() -> dict[str, int]:
     """MiB of this process now, what it holds of its own and of files, and at its peak."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    now = {name: int(status[key].split()[0]) // 1024 for name, key in (("own", "RssAnon"), ("files", "RssFile"))}
-    return {**now, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    keys = {"own": "RssAnon", "files": "RssFile", "peak": "VmHWM"}
+    return {name: int(status[key].split()[0]) // 1024 for name, key in keys.items()}
 
 
 def build(path: Path, descriptors: Path, factory: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Index:
             descriptors: (n, dim) with n at least 1.
             ids: n different strings.
             factory: what ``faiss.index_factory`` takes: "Flat", "IVF1024,PQ64", "HNSW32", ...
-            stamps: see :attr:`stamps`.
+            stamps: a number for each id, see :meth:`rows`.
             metadata: kept with the index; must be JSON.
 
         Raises:
@@ -106,13 +106,12 @@ class Index:
         """Ids in the order in which they were added."""
         return list(self._ids)
 
-    @property
-    def stamps(self) -> NDArray[np.int64]:
-        """A number for each id, int64 (n,), in the order of the ids: what tells whether its picture has changed.
+    def rows(self) -> tuple[Ids, NDArray[np.int64]]:
+        """All ids, in the order in which they were added, and their stamps, int64 (n,).
 
-        0 where none was given.
+        A stamp is a number that changes with what an id stands for, such as a picture; 0 where none was given.
         """
-        return self._stamps.copy()
+        return self._ids, self._stamps
 
     @property
     def dim(self) -> int:
