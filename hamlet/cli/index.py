@@ -31,7 +31,9 @@ def index(
             "or the same with http or https; a token is read from MILVUS_TOKEN."
         ),
     ] = None,
-    factory: Annotated[str, typer.Option(help="What faiss.index_factory takes: Flat, HNSW32, IVF256,PQ64...")] = "Flat",
+    factory: Annotated[
+        str | None, typer.Option(help="What faiss.index_factory takes: Flat (default), HNSW32, IVF256,PQ64...")
+    ] = None,
     longest_side: Side = 1024,
     update: Annotated[
         bool,
@@ -58,7 +60,7 @@ def index(
     changed = f"{made.added} added, {made.removed} removed, " if update else ""
     typer.echo(f"{place}: {len(made.index)} images, {changed}{len(made.failures)} left out")
     if made.check is not None:
-        show_check(factory, made.check)
+        show_check(made.index.factory, made.check)
 
 
 def show_check(factory: str, check: Check) -> None:

@@ -126,6 +126,7 @@ class MilvusIndex:
             client.flush(beside.collection)
             client.drop_collection(address.collection)
             client.rename_collection(beside.collection, address.collection)
+            client.load_collection(address.collection)
         made.address = address
         return made
 
@@ -234,7 +235,7 @@ def _connect(address: Address) -> Any:
     except ImportError as error:
         raise ImportError(f"{address}: needs pymilvus; pip install 'hamlet[milvus]'") from error
     # They print tracebacks of errors that are raised, and told in one line, anyway.
-    for name in ("pymilvus", "milvus_lite"):
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if address.local:
         Path(address.uri).parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def build_index(
     folder: Path,
     out: Path | str,
     *,
-    factory: str = "Flat",
+    factory: str | None = None,
     longest_side: int = 1024,
     update: bool = False,
     check: bool = False,
@@ -93,7 +93,7 @@ def build_index(
         model: checkpoint, or a model's name.
         folder: see `hamlet.retrieval.list_images`.
         out: the index file, or an address in Milvus: see `hamlet.retrieval.milvus.Address`.
-        factory: what `faiss.index_factory` takes; an update keeps the index's own.
+        factory: what `faiss.index_factory` takes; default "Flat", and for an update what the index was made with.
         longest_side: pixels to which images are shrunk.
         update: keep the index, describe only images that are new or have changed, and remove those that are gone.
         check: compare the index with exact search, see `hamlet.retrieval.recall.check_recall`.
@@ -105,6 +105,8 @@ def build_index(
     """
     if update and check:
         raise ValueError("check: got it with an update, which does not have the descriptors of the images it keeps")
+    if update and factory is not None:
+        raise ValueError(f"factory: got {factory!r} with an update, which keeps that of the index")
     check_place(out)
     images = list_images(folder)
     network, checkpoint = open_model(model)
@@ -129,6 +131,7 @@ def build_index(
     if old is not None:
         index = old.apply(found.descriptors, found.ids, stamps)
     else:
+        factory = factory or "Flat"
         index = build_store(out, found.descriptors, found.ids, factory=factory, stamps=stamps, metadata=metadata)
     checked = check_recall(index, found.descriptors, found.ids) if check else None
     shutil.rmtree(partial)

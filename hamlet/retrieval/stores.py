@@ -50,6 +50,8 @@ def check_place(place: Path | str) -> None:
 def open_store(place: Path | str, *, memory_map: bool = False) -> Store:
     """Open an index; see :meth:`Index.load` and :meth:`MilvusIndex.open`."""
     if in_milvus(place):
+        if memory_map:
+            raise ValueError(f"memory_map: got it with {place}, expected the file of an index")
         return MilvusIndex.open(Address.parse(str(place)))
     return Index.load(place, memory_map=memory_map)
 
