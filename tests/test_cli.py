@@ -318,6 +318,12 @@ def test_index_kept_in_milvus(checkpoint: Path, photographs: Path, tmp_path: Pat
     assert_one_line_error(hamlet("search", store, photographs / "red.png", "--mmap"), "memory_map")
 
 
+def test_a_store_is_an_address(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+    arguments = ("index", checkpoint, photographs, "--longest-side", 64, "--store")
+    assert_one_line_error(hamlet(*arguments, tmp_path / "a.index"), "a.index", "expected milvus://")
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluate_a_folder(checkpoint: Path, tmp_path: Path) -> None:
     for name, colour in (("warm", "red"), ("cold", "blue")):
         (tmp_path / name).mkdir()

@@ -51,11 +51,12 @@ def index(
 
     A run that was stopped goes on where it was. Images that cannot be read are listed with the reason and left out.
     """
+    from hamlet.retrieval.milvus import Address
     from hamlet.retrieval.search import build_index
 
     if (out is None) == (store is None):
         raise typer.BadParameter("give one of --out and --store", param_hint="--out")
-    place = out if out is not None else str(store)
+    place = out or str(Address.parse(str(store)))
     made = build_index(model, folder, place, factory=factory, longest_side=longest_side, update=update, check=check)
     changed = f"{made.added} added, {made.removed} removed, " if update else ""
     typer.echo(f"{place}: {len(made.index)} images, {changed}{len(made.failures)} left out")

@@ -110,11 +110,9 @@ def build_index(
     check_place(out)
     images = list_images(folder)
     network, checkpoint = open_model(model)
-    if checkpoint is None:
-        checkpoint = beside(out, ".model.pt").resolve()
-        save_checkpoint(checkpoint, network)
+    remembered = checkpoint or beside(out, ".model.pt").resolve()
     metadata = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(remembered),
         "fingerprint": fingerprint(network),
         "root": str(images.root.resolve()),
         "longest_side": longest_side,
@@ -122,6 +120,8 @@ def build_index(
     # Before they are read: an image that changes meanwhile is described again by the next update.
     stamps = stamps_of(images)
     old = Update(out, images, stamps, metadata) if update else None
+    if checkpoint is None:
+        save_checkpoint(remembered, network)
     wanted = old.wanted if old is not None else images
     partial = beside(out, ".extraction")
     found = extract(network, wanted, partial, longest_side=longest_side, progress=progress)
