@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def remove(made: Any, keep: NDArray[np.bool_]) -> None:
             rows[:] = numbers[rows]
 
 
-def write_beyond_memory(made: Any, descriptors: NDArray[Any], beside: Path) -> Callable[[Write], None] | None:
+def write_beyond_memory(made: Any, descriptors: NDArray[Any], scratch: Path) -> Callable[[Write], None] | None:
     """What writes a trained index with all ``descriptors`` in it, for :func:`hamlet.retrieval.index_file.write_file`.
 
     It holds one block in memory at a time. Returns None for kinds that have to be in memory: all but exact ones
@@ -116,11 +117,11 @@ def write_beyond_memory(made: Any, descriptors: NDArray[Any], beside: Path) -> C
     Args:
         made: trained and empty; not to be used afterwards.
         descriptors: (n, dim), best memory-mapped.
-        beside: folder with room for the lists once more, while they are put together.
+        scratch: folder for the lists while they are put together; what is in it goes, and so does it.
     """
     lists = _Lists.of(made)
     if lists is not None:
-        return lambda write: _write_lists(made, lists, descriptors, beside, write)
+        return lambda write: _write_lists(made, lists, descriptors, scratch, write)
     transforms, inner = _parts(made)
     if type(inner) is faiss.IndexFlat or type(inner) is faiss.IndexFlatIP:
         return lambda write: _write_flat(made, transforms, inner, descriptors, write)
@@ -168,20 +169,20 @@ class _Lists:
         add_preassigned(self.inverted, rows, lists[:, 0].copy(), numbers)
 
 
-def _write_lists(made: Any, lists: _Lists, descriptors: NDArray[Any], beside: Path, write: Write) -> None:
+def _write_lists(made: Any, lists: _Lists, descriptors: NDArray[Any], scratch: Path, write: Write) -> None:
     """Fill the lists block by block, each block in a file of its own; then write list after list from all of them.
 
     faiss writes lists that lie in memory only (``write_InvertedLists``, type "ilar"), so the bytes are put together
     here; it reads and memory-maps them as its own.
     """
     inverted = lists.inverted
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".lists.") as folder:
+    with _emptied(scratch):
         parts: list[Any] = []
         first = 0
         for block in blocks(descriptors):
             lists.add(block, first)
             first += len(block)
-            path = str(Path(folder, str(first)))
+            path = str(scratch / str(first))
             faiss.write_index(inverted, path)
             inverted.reset()
             parts.append(faiss.read_index(path, faiss.IO_FLAG_MMAP))
@@ -202,6 +203,17 @@ def _write_lists(made: Any, lists: _Lists, descriptors: NDArray[Any], beside: Pa
                 write(faiss.rev_swig_ptr(each.get_codes(number), size * code_size).data)
             for each, size in filled:
                 write(faiss.rev_swig_ptr(each.get_ids(number), size).data)
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[None]:
+    """A folder that is empty at first, whatever a killed run left in it, and gone afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
 
 
 def _write_flat(made: Any, transforms: list[Any], inner: Any, descriptors: NDArray[Any], write: Write) -> None:

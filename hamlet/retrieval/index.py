@@ -92,8 +92,9 @@ class Index:
         Args and raises as :meth:`build`.
         """
         array, packed, marks, made = _prepare(descriptors, ids, factory, stamps)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write = faiss_index.write_beyond_memory(made, array, Path(path).parent)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write = faiss_index.write_beyond_memory(made, array, path.with_name(f".{path.name}.lists"))
         if write is None:
             faiss_index.calling(factory, faiss_index.add, made, array)
             write = write_faiss_index(made)

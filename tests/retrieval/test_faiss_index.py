@@ -39,7 +39,7 @@ def test_what_is_written_block_by_block_is_what_faiss_writes(
     plain = opened(empty)
     plain.add(rows)
     monkeypatch.setattr(faiss_index, "BLOCK", 500)
-    write = write_beyond_memory(opened(empty), rows, tmp_path)
+    write = write_beyond_memory(opened(empty), rows, tmp_path / "scratch")
     assert write is not None
     written = bytearray()
     write(written.extend)
@@ -50,7 +50,7 @@ def test_what_is_written_block_by_block_is_what_faiss_writes(
 @pytest.mark.parametrize("factory", ["HNSW8", "SQ8", "IVF4,PQ8x4fs", "IVF4,Flat,RFlat"])
 def test_other_kinds_have_to_be_in_memory(factory: str, tmp_path: Path) -> None:
     rows = descriptors(200)
-    assert write_beyond_memory(opened(trained(factory, rows)), rows, tmp_path) is None
+    assert write_beyond_memory(opened(trained(factory, rows)), rows, tmp_path / "scratch") is None
     Index.build_file(tmp_path / "a.index", rows, [str(row) for row in range(200)], factory)
     assert len(Index.load(tmp_path / "a.index")) == 200
 

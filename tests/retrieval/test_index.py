@@ -309,3 +309,5 @@ def test_killed_while_writing(factory: str, tmp_path: Path) -> None:
         index = Index.load(path)
         assert len(index) == 20000
         assert len({id.split("/")[0] for id in index.ids}) == 1
+    Index.build_file(path, descriptors(200), names(200), factory)
+    assert not [left for left in tmp_path.iterdir() if left.name.endswith(".lists")]
