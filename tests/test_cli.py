@@ -153,7 +153,14 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["fly"], ["index", "model.pt"], ["search", "a.index", "b.jpg", "--top", "0"], ["demo", "--steps", "x"]],
+    [
+        ["fly"],
+        ["index", "model.pt"],
+        ["search", "a.index", "b.jpg", "--top", "0"],
+        ["demo", "--steps", "x"],
+        ["index", "a.pt", "b"],
+        ["index", "a.pt", "b", "--out", "c", "--store", "d"],
+    ],
 )
 def test_usage_errors_leave_with_2(arguments: list[str]) -> None:
     result = hamlet(*arguments)
@@ -268,6 +275,53 @@ def test_a_mistaken_factory_keeps_what_was_extracted(checkpoint: Path, photograp
     assert (tmp_path / "a.index.extraction").is_dir()
     assert hamlet("index", checkpoint, photographs, "--out", out).exit_code == 0
     assert not (tmp_path / "a.index.extraction").exists()
+
+
+def test_index_checks_itself_against_exact_search(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+    arguments = ("index", checkpoint, photographs, "--out", tmp_path / "a.index", "--longest-side", 64, "--check")
+    result = hamlet(*arguments, "--factory", "IVF1,Flat")
+    assert result.exit_code == 0, result.output
+    for word in ("recall@1", "queries/s", "IVF1,Flat", "Flat", "1.0000"):
+        assert word in result.stdout
+    assert_one_line_error(hamlet(*arguments, "--update"), "check", "update")
+
+
+def test_index_is_brought_up_to_date(checkpoint: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "photographs", tmp_path / "a.index"
+    folder.mkdir()
+    for colour in ("red", "green"):
+        Image.new("RGB", (64, 64), colour).save(folder / f"{colour}.png")
+    arguments = ("index", checkpoint, folder, "--out", out, "--longest-side", 64)
+    assert_one_line_error(hamlet(*arguments, "--update"), "a.index", "No such file")
+    assert hamlet(*arguments).exit_code == 0
+    (folder / "red.png").rename(folder / "renamed.png")
+    result = hamlet(*arguments, "--update")
+    assert result.stdout == f"{out}: 2 images, 1 added, 1 removed, 0 left out\n"
+    assert sorted(Index.load(out).ids) == ["green.png", "renamed.png"]
+    found = hamlet("search", out, folder / "renamed.png", "--mmap", "--json")
+    assert json.loads(found.stdout)["queries"][0]["results"][0]["id"] == "renamed.png"
+
+
+def test_index_kept_in_milvus(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pymilvus", reason="needs pymilvus: pip install 'hamlet[milvus]'")
+    store = f"milvus://{tmp_path}/photographs.db"
+    result = hamlet("index", checkpoint, photographs, "--store", store, "--longest-side", 64)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{store}: 6 images, 1 left out\n"
+    # Another process: what was kept is there, and stdout is pure.
+    done = command("search", store, photographs / "red.png", "--top", 2, "--json")
+    assert done.returncode != 0, "Milvus Lite let a second process in"
+    found = json.loads(hamlet("search", store, photographs / "red.png", "--top", 2, "--json").stdout)
+    assert found["index"] == store
+    assert [found["queries"][0]["results"][0]["id"], len(found["queries"][0]["results"])] == ["red.png", 2]
+    assert_one_line_error(hamlet("search", f"milvus://{tmp_path}/gone.db", photographs / "red.png"), "no such folder")
+    assert_one_line_error(hamlet("search", store, photographs / "red.png", "--mmap"), "memory_map")
+
+
+def test_a_store_is_an_address(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+    arguments = ("index", checkpoint, photographs, "--longest-side", 64, "--store")
+    assert_one_line_error(hamlet(*arguments, tmp_path / "a.index"), "a.index", "expected milvus://")
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_a_folder(checkpoint: Path, tmp_path: Path) -> None:

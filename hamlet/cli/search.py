@@ -20,23 +20,32 @@ if TYPE_CHECKING:
     "[bold]hamlet search photos.index *.jpg --html report.html --json[/bold]"
 )
 def search(
-    index: Annotated[Path, typer.Argument(help="An index made by [bold]hamlet index[/bold].")],
+    index: Annotated[
+        str,
+        typer.Argument(help="An index made by [bold]hamlet index[/bold]: its file, or milvus://... as given there."),
+    ],
     queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images to search with.")],
     top: Annotated[int, typer.Option(min=1, help="Results for each query.")] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write the results as a self-contained page.")] = None,
+    mmap: Annotated[
+        bool,
+        typer.Option(
+            "--mmap", help="Leave the index in its file, for one larger than memory; checks all but its codes."
+        ),
+    ] = False,
     json_only: Json = False,
 ) -> None:
     """Find the images of an index that show what the query images show."""
     from hamlet.retrieval.search import search_index, write_search_report
 
-    found, failures = search_index(index, queries, top, maps=html is not None)
+    found, failures = search_index(index, queries, top, maps=html is not None, memory_map=mmap)
     for query, reason in failures:
         warn_in_one_line(f"{query}: {reason}")
     if html is not None:
         write_search_report(html, found)
         typer.echo(f"hamlet: wrote {html}", err=True)
     if json_only:
-        print_json({"index": str(index), "queries": [as_json(each) for each in found], "failures": failures})
+        print_json({"index": index, "queries": [as_json(each) for each in found], "failures": failures})
         return
     for each in found:
         ranked = enumerate(zip(each.scores, each.ids, strict=True), start=1)

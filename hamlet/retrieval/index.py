@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
-import re
-import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import faiss
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from hamlet.files import replacing
-
-MAGIC = b"HAMLETIX"
-VERSION = 1
-# Magic, version, length of the JSON part, length of the faiss part, SHA-256 of both parts.
-_HEADER = struct.Struct("<8sIQQ32s")
-_CHUNK = 1 << 20
-_TRAINING_ROWS = 262_144
+from hamlet.retrieval import faiss_index
+from hamlet.retrieval.gpus import LARGEST_K, on_gpus
+from hamlet.retrieval.ids import Ids
+from hamlet.retrieval.index_file import Content, read_file, write_faiss_index, write_file
 
 
 class Index:
     """Inner-product search over descriptors with string ids.
 
     Descriptors are (n, dim) floating-point arrays or tensors, finite, and L2-normalised where scores are to be cosines.
+    Memory-mapped arrays are read block by block, never whole. An index in memory is trained, filled and searched on all
+    GPUs that faiss sees, each holding a part of the rows.
 
     >>> index = Index.build(np.eye(3, dtype=np.float32), ["a", "b", "c"])
     >>> scores, ids = index.search(np.array([[0.0, 0.8, 0.6]], dtype=np.float32), k=2)
     >>> ids, scores.round(2).tolist()
     ([['b', 'c']], [[0.800000011920929, 0.6000000238418579]])
+    >>> index.remove(["b"])
+    >>> index.search(np.array([[0.0, 0.8, 0.6]], dtype=np.float32), k=1)[1]
+    [['c']]
 
     Attributes:
         metadata: plain data kept with the index, such as the model's fingerprint and the images' folder.
         factory: the string that the index was made from.
+        memory_mapped: whether it lies in a file, and cannot be changed.
     """
 
-    def __init__(self, index: Any, ids: Sequence[str], factory: str, metadata: dict[str, Any] | None = None) -> None:
-        self._index = index
-        self._ids = list(ids)
-        self._known = set(self._ids)
-        self.factory = factory
-        self.metadata: dict[str, Any] = dict(metadata or {})
+    def __init__(self, content: Content, *, memory_mapped: bool = False) -> None:
+        self._index, self._ids, self._stamps = content.faiss_index, content.ids, content.stamps
+        self._searched: Any = None
+        self.factory: str = content.about["factory"]
+        self.metadata: dict[str, Any] = content.about["metadata"]
+        self.memory_mapped = memory_mapped
 
     @classmethod
     def build(
@@ -56,14 +51,16 @@ class Index:
         ids: Sequence[str],
         factory: str = "Flat",
         *,
+        stamps: ArrayLike | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Index:
-        """Make an index, training it where its kind needs that (on at most 262,144 of the descriptors).
+        """Make an index in memory, training it where its kind needs that (on at most 262,144 of the descriptors).
 
         Args:
             descriptors: (n, dim) with n at least 1.
             ids: n different strings.
             factory: what ``faiss.index_factory`` takes: "Flat", "IVF1024,PQ64", "HNSW32", ...
+            stamps: a number for each id, see :meth:`rows`.
             metadata: kept with the index; must be JSON.
 
         Raises:
@@ -71,29 +68,51 @@ class Index:
                 number, a factory that faiss does not know or cannot train on so few descriptors.
             TypeError: ids that are not strings.
         """
-        array = _check_descriptors(descriptors)
-        if len(array) == 0:
-            raise ValueError(f"descriptors: got shape {array.shape}, expected at least one row")
-        made = _faiss(factory, faiss.index_factory, array.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        inverted = faiss.try_extract_index_ivf(made)
-        if inverted is not None:
-            # faiss searches one list unless told otherwise, which loses most neighbours.
-            inverted.nprobe = math.isqrt(inverted.nlist - 1) + 1
-        index = cls(made, [], factory, metadata)
-        index._check_new(array, ids)
-        if not made.is_trained:
-            chosen = array
-            if len(array) > _TRAINING_ROWS:
-                rows = np.random.default_rng(0).choice(len(array), _TRAINING_ROWS, replace=False)
-                chosen = array[np.sort(rows)]
-            _faiss(factory, made.train, _contiguous(chosen))
-        index.add(array, ids)
-        return index
+        array, packed, marks, made = _prepare(descriptors, ids, factory, stamps)
+        faiss_index.calling(factory, faiss_index.add, made, array)
+        return cls(Content(made, packed, marks, {"factory": factory, "metadata": dict(metadata or {})}))
+
+    @classmethod
+    def build_file(
+        cls,
+        path: Path | str,
+        descriptors: NDArray[Any] | Tensor,
+        ids: Sequence[str],
+        factory: str = "Flat",
+        *,
+        stamps: ArrayLike | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> Index:
+        """Make an index in its file, atomically, and open it memory-mapped.
+
+        An index that is exact ("Flat") or made of inverted lists ("IVF...") may be larger than memory: it is written
+        from one block of descriptors at a time, and lists take their room on the disk twice while they are put
+        together. Other kinds are made in memory first.
+
+        Args and raises as :meth:`build`.
+        """
+        array, packed, marks, made = _prepare(descriptors, ids, factory, stamps)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write = faiss_index.write_beyond_memory(made, array, path.with_name(f".{path.name}.lists"))
+        if write is None:
+            faiss_index.calling(factory, faiss_index.add, made, array)
+            write = write_faiss_index(made)
+        about = {"factory": factory, "dim": array.shape[1], "metadata": dict(metadata or {})}
+        write_file(path, write, packed, marks, about)
+        return cls.load(path, memory_map=True)
 
     @property
     def ids(self) -> list[str]:
         """Ids in the order in which they were added."""
         return list(self._ids)
+
+    def rows(self) -> tuple[Ids, NDArray[np.int64]]:
+        """All ids, in the order in which they were added, and their stamps, int64 (n,).
+
+        A stamp is a number that changes with what an id stands for, such as a picture; 0 where none was given.
+        """
+        return self._ids, self._stamps
 
     @property
     def dim(self) -> int:
@@ -102,15 +121,43 @@ class Index:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, descriptors: NDArray[Any] | Tensor, ids: Sequence[str]) -> None:
-        """Add descriptors under ids that are not yet there; raises as :meth:`build`, and then changes nothing."""
-        array = _check_descriptors(descriptors, self.dim)
-        self._check_new(array, ids)
-        for start in range(0, len(array), _TRAINING_ROWS):
-            block = _contiguous(array[start : start + _TRAINING_ROWS])
-            _faiss(self.factory, self._index.add, block)
-        self._ids.extend(ids)
-        self._known.update(ids)
+    def add(self, descriptors: NDArray[Any] | Tensor, ids: Sequence[str], *, stamps: ArrayLike | None = None) -> None:
+        """Add descriptors under ids that are not yet there; raises as :meth:`build`, and then changes nothing.
+
+        Raises:
+            ValueError: also for an index that is memory-mapped.
+        """
+        self._check_changeable()
+        array = check_descriptors(descriptors, self.dim)
+        packed, marks = check_rows(ids, stamps, len(array))
+        if (known := np.flatnonzero(self._ids.find(ids) >= 0)).size:
+            raise ValueError(f"ids: {ids[known[0]]!r} comes twice, expected ids that the index does not hold yet")
+        faiss_index.calling(self.factory, faiss_index.add, self._index, array)
+        self._ids, self._stamps = self._ids + packed, np.append(self._stamps, marks)
+        self._searched = None
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove descriptors by their ids.
+
+        Raises:
+            ValueError: an id that is not there, a kind of index that cannot remove (HNSW and others), or an index that
+                is memory-mapped; then nothing changes.
+        """
+        self._check_changeable()
+        self.check_removable()
+        rows = self._ids.find(ids)
+        if (unknown := np.flatnonzero(rows < 0)).size:
+            raise ValueError(f"ids: got {ids[unknown[0]]!r}, expected ids that the index holds")
+        keep = np.ones(len(self), bool)
+        keep[rows] = False
+        faiss_index.remove(self._index, keep)
+        self._ids, self._stamps = self._ids.kept(keep), self._stamps[keep]
+        self._searched = None
+
+    def check_removable(self) -> None:
+        """Raise ValueError if this kind of index cannot remove."""
+        if not faiss_index.can_remove(self._index):
+            raise ValueError(f"factory: {self.factory!r} cannot remove; make the index again without what is gone")
 
     def search(self, descriptors: NDArray[Any] | Tensor, k: int) -> tuple[NDArray[np.float32], list[list[str]]]:
         """The k nearest by inner product.
@@ -123,10 +170,13 @@ class Index:
             scores, float32 (queries, min(k, len)), descending; and for each query its ids. An approximate index may
             find fewer for a query: its ids are then fewer, and the rest of its scores -inf.
         """
-        if k < 1:
-            raise ValueError(f"k: got {k}, expected at least 1")
-        array = _contiguous(_check_descriptors(descriptors, self.dim))
-        scores, rows = self._index.search(array, min(k, len(self)))
+        array = faiss_index.contiguous(check_queries(descriptors, self.dim, k))
+        k = min(k, len(self))
+        if k == 0 or len(array) == 0:
+            return np.empty((len(array), k), np.float32), [[] for _ in array]
+        if self._searched is None:
+            self._searched = self._index if self.memory_mapped else on_gpus(self._index, shard=True)
+        scores, rows = (self._searched if k <= LARGEST_K else self._index).search(array, k)
         scores[rows < 0] = -np.inf
         return scores, [[self._ids[row] for row in found if row >= 0] for found in rows]
 
@@ -136,97 +186,44 @@ class Index:
         Raises:
             TypeError: metadata that is not JSON.
         """
-        about = {"factory": self.factory, "dim": self.dim, "ids": self._ids, "metadata": self.metadata}
-        text = json.dumps(about).encode()
-        with replacing(path) as file:
-            file.write(bytes(_HEADER.size))
-            digest, length = hashlib.sha256(text), 0
-            file.write(text)
-
-            def write(content: bytes) -> None:
-                nonlocal length
-                digest.update(content)
-                length += file.write(content)
-
-            faiss.write_index(self._index, faiss.PyCallbackIOWriter(write, _CHUNK))  # type: ignore[attr-defined]
-            file.seek(0)
-            file.write(_HEADER.pack(MAGIC, VERSION, len(text), length, digest.digest()))
+        about = {"factory": self.factory, "dim": self.dim, "metadata": self.metadata}
+        write_file(path, write_faiss_index(self._index), self._ids, self._stamps, about)
 
     @classmethod
-    def load(cls, path: Path | str) -> Index:
-        """Read what :meth:`save` wrote.
+    def load(cls, path: Path | str, *, memory_map: bool = False) -> Index:
+        """Open what :meth:`save` wrote.
 
-        The header's lengths and checksum are verified before faiss sees a byte, so that a truncated, damaged or
-        foreign file is refused. A checksum is no signature: load indexes from people whom you trust, as faiss was not
-        made for hostile files.
+        Lengths and checksums are verified before faiss sees a byte, so that a truncated, damaged or foreign file is
+        refused. A checksum is no signature: load indexes from people whom you trust, as faiss was not made for hostile
+        files.
+
+        Args:
+            path: the file.
+            memory_map: leave the descriptors in the file, to be read where a search needs them: an index that is larger
+                than memory can be searched, and opens at once. Their checksum is then not verified, as that would read
+                them all; the lengths, and all else, are. The index cannot be changed.
 
         Raises:
             ValueError: the file is missing, foreign, truncated, damaged, or of another version.
         """
-        try:
-            with open(path, "rb") as file:
-                about = _read_header(file, path)
-                index = faiss.read_index(faiss.PyCallbackIOReader(file.read, _CHUNK))  # type: ignore[attr-defined]
-        except OSError as error:
-            raise ValueError(f"{path}: {error.strerror}, expected an index file") from error
-        except RuntimeError as error:
-            raise ValueError(f"{path}: faiss cannot read it ({_faiss_reason(error)})") from error
-        if index.ntotal != len(about["ids"]) or index.d != about["dim"]:
-            raise ValueError(
-                f"{path}: {index.ntotal} descriptors of {index.d} do not match its {len(about['ids'])} ids"
-            )
-        return cls(index, about["ids"], about["factory"], about["metadata"])
+        return cls(read_file(path, memory_map=memory_map), memory_mapped=memory_map)
 
-    def _check_new(self, array: NDArray[Any], ids: Sequence[str]) -> None:
-        if len(ids) != len(array):
-            raise ValueError(f"ids: got {len(ids)}, expected one for each of the {len(array)} descriptors")
-        for id in ids:
-            if not isinstance(id, str):
-                raise TypeError(f"ids: got {id!r} of type {type(id).__name__}, expected strings")
-        repeated = _first_repeated(ids, self._known)
-        if repeated is not None:
-            raise ValueError(f"ids: {repeated!r} comes twice, expected different ids")
+    def _check_changeable(self) -> None:
+        if self.memory_mapped:
+            raise ValueError("the index is memory-mapped, expected one in memory: Index.load(path) without memory_map")
 
 
-def _first_repeated(ids: Iterable[str], known: set[str]) -> str | None:
-    seen: set[str] = set()
-    for id in ids:
-        if id in known or id in seen:
-            return id
-        seen.add(id)
-    return None
-
-
-def _read_header(file: BinaryIO, path: Path | str) -> dict[str, Any]:
-    """Verify the whole file, parse its JSON part, and leave ``file`` at the start of the faiss part."""
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size or not header.startswith(MAGIC):
-        raise ValueError(f"{path}: not an index of hamlet, expected a file that `Index.save` wrote")
-    _, version, text_length, index_length, expected = _HEADER.unpack(header)
-    if version != VERSION:
-        raise ValueError(f"{path}: version {version}, expected {VERSION}")
-    size = os.fstat(file.fileno()).st_size
-    whole = _HEADER.size + text_length + index_length
-    if size != whole:
-        raise ValueError(f"{path}: {size} bytes, expected {whole}: the file was cut short or has grown")
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-    if digest.digest() != expected:
-        raise ValueError(f"{path}: checksum does not match, the file is damaged")
-    file.seek(_HEADER.size)
-    about: dict[str, Any] = json.loads(file.read(text_length))
-    return about
-
-
-def _check_descriptors(descriptors: NDArray[Any] | Tensor, dim: int | None = None) -> NDArray[Any]:
-    array = descriptors.detach().float().cpu().numpy() if isinstance(descriptors, Tensor) else np.asarray(descriptors)
+def check_descriptors(descriptors: NDArray[Any] | Tensor, dim: int | None = None) -> NDArray[Any]:
+    """The array of (n, dim) finite floats that an index takes; ValueError for anything else."""
+    array = (
+        descriptors.detach().float().cpu().numpy() if isinstance(descriptors, Tensor) else np.asanyarray(descriptors)
+    )
     if array.ndim != 2 or array.shape[1] == 0 or (dim is not None and array.shape[1] != dim):
         raise ValueError(f"descriptors: got shape {array.shape}, expected (n, {dim if dim is not None else 'dim'})")
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"descriptors: got {array.dtype}, expected floating point")
-    for start in range(0, len(array), _TRAINING_ROWS):
-        finite = np.isfinite(array[start : start + _TRAINING_ROWS]).all(axis=1)
+    for start in range(0, len(array), faiss_index.BLOCK):
+        finite = np.isfinite(array[start : start + faiss_index.BLOCK]).all(axis=1)
         if not finite.all():
             raise ValueError(
                 f"descriptors: row {start + int(np.argmin(finite))} holds NaN or infinity, expected finite numbers"
@@ -234,18 +231,39 @@ def _check_descriptors(descriptors: NDArray[Any] | Tensor, dim: int | None = Non
     return array
 
 
-def _contiguous(array: NDArray[Any]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(array, dtype=np.float32)
+def check_rows(ids: Sequence[str], stamps: ArrayLike | None, count: int) -> tuple[Ids, NDArray[np.int64]]:
+    """The ids packed, and the stamps, of ``count`` rows.
+
+    Raises:
+        ValueError: not one of each for every row, or an id that comes twice.
+        TypeError: an id that is no string.
+    """
+    if len(ids) != count:
+        raise ValueError(f"ids: got {len(ids)}, expected one for each of the {count} descriptors")
+    packed = Ids.of(ids)
+    repeated = packed.first_repeated()
+    if repeated is not None:
+        raise ValueError(f"ids: {repeated!r} comes twice, expected different ids")
+    marks = np.zeros(count, np.int64) if stamps is None else np.asarray(stamps, np.int64)
+    if marks.shape != (count,):
+        raise ValueError(f"stamps: got shape {marks.shape}, expected ({count},)")
+    return packed, marks
 
 
-def _faiss(factory: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return call(*arguments)
-    except RuntimeError as error:
-        raise ValueError(f"factory: got {factory!r}, faiss says: {_faiss_reason(error)}") from error
+def check_queries(descriptors: NDArray[Any] | Tensor, dim: int, k: int) -> NDArray[Any]:
+    if k < 1:
+        raise ValueError(f"k: got {k}, expected at least 1")
+    return check_descriptors(descriptors, dim)
 
 
-def _faiss_reason(error: RuntimeError) -> str:
-    """What faiss has to say, without the C++ function and file that it puts before it."""
-    text = " ".join(str(error).split())
-    return re.sub(r"^Error in .*? at \S+:\d+: (Error: )?", "", text)[:300]
+def _prepare(
+    descriptors: NDArray[Any] | Tensor, ids: Sequence[str], factory: str, stamps: ArrayLike | None
+) -> tuple[NDArray[Any], Ids, NDArray[np.int64], Any]:
+    """What is checked of the rows of a new index, and the index itself, trained and empty."""
+    array = check_descriptors(descriptors)
+    if len(array) == 0:
+        raise ValueError(f"descriptors: got shape {array.shape}, expected at least one row")
+    packed, marks = check_rows(ids, stamps, len(array))
+    made = faiss_index.make(factory, array.shape[1])
+    faiss_index.train(made, factory, array)
+    return array, packed, marks, made

@@ -13,10 +13,13 @@ import torch
 
 from hamlet.images import ImageList, inside, list_images
 from hamlet.models import Model, create_model, fingerprint, load_checkpoint, save_checkpoint
-from hamlet.retrieval import Index
 from hamlet.retrieval.datasets import list_classes
 from hamlet.retrieval.extraction import extract
+from hamlet.retrieval.ids import Ids
+from hamlet.retrieval.recall import Check, check_recall
 from hamlet.retrieval.report import Picture, Ranked, RankedSection, picture_with_maps, write_report
+from hamlet.retrieval.stores import Store, beside, build_store, check_place, open_store
+from hamlet.retrieval.update import Update, stamps_of
 from hamlet.retrieval.whitening import Whitening, fit_learned, fit_pca, pairs_of_classes
 
 MAKE_AGAIN = "or make the index again with `hamlet index`"
@@ -59,53 +62,80 @@ def open_model(name_or_checkpoint: str | Path) -> tuple[Model, Path | None]:
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), checkpoint
 
 
+@dataclass(frozen=True)
+class Built:
+    """What :func:`build_index` made: the index, (name, reason) of the images left out, and what an update changed."""
+
+    index: Store
+    failures: list[tuple[str, str]]
+    added: int
+    removed: int
+    check: Check | None = None
+
+
 def build_index(
     model: str | Path,
     folder: Path,
-    out: Path,
+    out: Path | str,
     *,
-    factory: str = "Flat",
+    factory: str | None = None,
     longest_side: int = 1024,
+    update: bool = False,
+    check: bool = False,
     progress: bool = True,
-) -> tuple[Index, list[tuple[str, str]]]:
-    """Describe the images of a folder or list, and write an index that remembers its model, images and settings.
+) -> Built:
+    """Describe the images of a folder or list, and make an index that remembers its model, images and settings.
 
     Random weights are kept beside the index, in OUT.model.pt, so that it can be searched. What has been extracted lies
-    in OUT.extraction until the index is written: a run that was stopped goes on from there.
+    in OUT.extraction until the index is made: a run that was stopped goes on from there.
 
     Args:
         model: checkpoint, or a model's name.
         folder: see `hamlet.retrieval.list_images`.
-        out: the index file.
-        factory: what `faiss.index_factory` takes.
+        out: the index file, or an address in Milvus: see `hamlet.retrieval.milvus.Address`.
+        factory: what `faiss.index_factory` takes; default "Flat", and for an update what the index was made with.
         longest_side: pixels to which images are shrunk.
+        update: keep the index, describe only images that are new or have changed, and remove those that are gone.
+        check: compare the index with exact search, see `hamlet.retrieval.recall.check_recall`.
         progress: show a bar, and the images left out, on stderr.
 
-    Returns:
-        The index and (name, reason) of the images left out.
-
     Raises:
-        ValueError: no images, none that can be read, no such model, or a factory that faiss does not know.
+        ValueError: no images, none that can be read, no such model, or a factory that faiss does not know; for an
+            update see `hamlet.retrieval.update.Update`.
     """
+    if update and check:
+        raise ValueError("check: got it with an update, which does not have the descriptors of the images it keeps")
+    if update and factory is not None:
+        raise ValueError(f"factory: got {factory!r} with an update, which keeps that of the index")
+    check_place(out)
     images = list_images(folder)
     network, checkpoint = open_model(model)
-    if checkpoint is None:
-        checkpoint = out.with_name(f"{out.name}.model.pt").resolve()
-        save_checkpoint(checkpoint, network)
-    partial = out.with_name(f"{out.name}.extraction")
-    found = extract(network, images, partial, longest_side=longest_side, progress=progress)
-    if not found.ids:
-        raise ValueError(f"{folder}: none of its {len(images)} images can be read")
+    remembered = checkpoint or beside(out, ".model.pt").resolve()
     metadata = {
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(remembered),
         "fingerprint": fingerprint(network),
         "root": str(images.root.resolve()),
         "longest_side": longest_side,
     }
-    index = Index.build(found.descriptors, found.ids, factory, metadata=metadata)
-    index.save(out)
+    # Before they are read: an image that changes meanwhile is described again by the next update.
+    stamps = stamps_of(images)
+    old = Update(out, images, stamps, metadata) if update else None
+    if checkpoint is None:
+        save_checkpoint(remembered, network)
+    wanted = old.wanted if old is not None else images
+    partial = beside(out, ".extraction")
+    found = extract(network, wanted, partial, longest_side=longest_side, progress=progress)
+    if old is None and not found.ids:
+        raise ValueError(f"{folder}: none of its {len(images)} images can be read")
+    stamps = stamps[Ids.of(images.names).find(found.ids)]
+    if old is not None:
+        index = old.apply(found.descriptors, found.ids, stamps)
+    else:
+        factory = factory or "Flat"
+        index = build_store(out, found.descriptors, found.ids, factory=factory, stamps=stamps, metadata=metadata)
+    checked = check_recall(index, found.descriptors, found.ids) if check else None
     shutil.rmtree(partial)
-    return index, found.failures
+    return Built(index, found.failures, len(found.ids), len(old.gone) if old is not None else 0, checked)
 
 
 def make_whitening(
@@ -156,15 +186,16 @@ def make_whitening(
 
 
 def search_index(
-    path: Path, queries: Sequence[Path], top: int = 10, *, maps: bool = False
+    path: Path | str, queries: Sequence[Path], top: int = 10, *, maps: bool = False, memory_map: bool = False
 ) -> tuple[list[Found], list[tuple[str, str]]]:
     """Search an index with images, described by the model and at the size that the index was made with.
 
     Args:
-        path: the index file.
+        path: the index file, or its address in Milvus.
         queries: image files.
         top: results for each.
         maps: also draw the model's maps over each query.
+        memory_map: see `hamlet.retrieval.Index.load`.
 
     Returns:
         What each query that can be read found, in their order; and (query, reason) of the others.
@@ -176,7 +207,7 @@ def search_index(
     missing = [str(query) for query in queries if not query.is_file()]
     if missing or not queries:
         raise ValueError(f"queries: no such file: {', '.join(missing)}" if missing else "queries: got none")
-    index = Index.load(path)
+    index = open_store(path, memory_map=memory_map)
     model = _model_of(index, path)
     # An image list keeps below one root: for images from anywhere, that of the file system.
     root = Path(queries[0].resolve().anchor)
@@ -221,12 +252,12 @@ def write_search_report(path: Path, found: Sequence[Found]) -> Path:
     return write_report(path, "Search", [RankedSection("Queries", rows)])
 
 
-def _model_of(index: Index, path: Path) -> Model:
+def _model_of(index: Store, path: Path | str) -> Model:
     """The model that made an index: from the checkpoint that it remembers, or one of that name beside the index."""
     if missing := {"checkpoint", "fingerprint", "root", "longest_side"} - index.metadata.keys():
         raise ValueError(f"{path}: does not tell its {', '.join(sorted(missing))}; make it with `hamlet index`")
     remembered = Path(index.metadata["checkpoint"])
-    places = [place for place in (remembered, path.with_name(remembered.name)) if place.is_file()]
+    places = [place for place in (remembered, beside(path, "").with_name(remembered.name)) if place.is_file()]
     if not places:
         raise ValueError(
             f"{remembered}: the checkpoint that made {path} is gone; put it back or beside it, {MAKE_AGAIN}"

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from hamlet.retrieval import Index
-from hamlet.retrieval.index import _HEADER, MAGIC
+from hamlet.retrieval.index_file import _END, _FOOTER, _PARTS, MAGIC
 
 
 def descriptors(count: int, dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
@@ -104,9 +109,10 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     content = (tmp_path / "a.index").read_bytes()
     for length in {*range(0, len(content), 7), len(content) - 1}:
         (tmp_path / "b.index").write_bytes(content[:length])
-        with pytest.raises(ValueError, match=r"b\.index: ") as caught:
-            Index.load(tmp_path / "b.index")
-        assert "\n" not in str(caught.value)
+        for memory_map in (False, True):
+            with pytest.raises(ValueError, match=r"b\.index: ") as caught:
+                Index.load(tmp_path / "b.index", memory_map=memory_map)
+            assert "\n" not in str(caught.value)
 
 
 def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
@@ -120,38 +126,45 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
         content[place] ^= 0x40
 
 
-def with_header(text: bytes, index: bytes) -> bytes:
-    return _HEADER.pack(MAGIC, 1, len(text), len(index), hashlib.sha256(text + index).digest()) + text + index
+def sealed(faiss_bytes: bytes, description: bytes, letters: int, text: int, rows: int) -> bytes:
+    """A file whose checksums hold, whatever its parts are."""
+    described = description + _PARTS.pack(len(faiss_bytes), letters, text, rows, hashlib.sha256(faiss_bytes).digest())
+    return faiss_bytes + described + _END.pack(hashlib.sha256(described).digest(), 2, MAGIC)
 
 
+ABOUT = b'{"dim": 1, "factory": "Flat", "metadata": {}}'
 FOREIGN = {
     "empty": (b"", "not an index"),
-    "text": (b"hello, this is a long enough text to hold a header of any index file", "not an index"),
-    "faiss alone": (b"IxFI" + bytes(100), "not an index"),
-    "newer version": (_HEADER.pack(MAGIC, 2, 0, 0, bytes(32)), "version 2, expected 1"),
-    "enormous lengths": (_HEADER.pack(MAGIC, 1, 2**63, 2**63, bytes(32)), "expected"),
-    "not faiss": (
-        with_header(b'{"ids": [], "dim": 1, "factory": "Flat", "metadata": {}}', b"garbage!"),
-        "faiss cannot read",
+    "text": (
+        b"hello, this is a long text, as long as the footer of an index file is, and then some more " * 2,
+        "not an",
     ),
+    "faiss alone": (b"IxFI" + bytes(200), "not an index"),
+    "newer version": (_PARTS.pack(0, 0, 0, 0, bytes(32)) + _END.pack(bytes(32), 3, MAGIC), "version 3, expected 2"),
+    "enormous lengths": (
+        _PARTS.pack(2**63, 2**63, 2**63, 2**63, bytes(32)) + _END.pack(bytes(32), 2, MAGIC),
+        "expected",
+    ),
+    "not faiss": (sealed(b"garbage!", ABOUT, 0, len(ABOUT), 0), "faiss cannot read"),
 }
 
 
+@pytest.mark.parametrize("memory_map", [False, True])
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_foreign_files_are_refused(kind: str, tmp_path: Path) -> None:
+def test_foreign_files_are_refused(kind: str, memory_map: bool, tmp_path: Path) -> None:
     content, message = FOREIGN[kind]
     (tmp_path / "a.index").write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        Index.load(tmp_path / "a.index")
+        Index.load(tmp_path / "a.index", memory_map=memory_map)
     assert "\n" not in str(caught.value)
 
 
 def test_ids_that_do_not_match_the_faiss_part(tmp_path: Path) -> None:
-    Index.build(descriptors(2), names(2)).save(tmp_path / "a.index")
+    Index.build(np.ones((2, 1), np.float32), names(2)).save(tmp_path / "a.index")
     content = (tmp_path / "a.index").read_bytes()
-    _, _, text_length, index_length, _ = _HEADER.unpack(content[: _HEADER.size])
-    text, index = content[_HEADER.size :][:text_length], content[-index_length:]
-    (tmp_path / "b.index").write_bytes(with_header(text.replace(b'"photos/0.jpg", ', b""), index))
+    faiss_length, *_ = _PARTS.unpack(content[-_FOOTER:][: _PARTS.size])
+    description = np.array([1, 0], "<i8").tobytes() + b"a" + ABOUT
+    (tmp_path / "b.index").write_bytes(sealed(content[:faiss_length], description, 1, len(ABOUT), 1))
     with pytest.raises(ValueError, match="do not match its 1 ids"):
         Index.load(tmp_path / "b.index")
 
@@ -193,3 +206,108 @@ def test_bad_search_and_ids() -> None:
         index.search(descriptors(1, dim=8), 1)
     with pytest.raises(TypeError, match="got 7 of type int"):
         index.add(descriptors(1), [7])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8", "OPQ8,IVF4,PQ8x4", "HNSW8", "SQ8", "IVF4,PQ8x4fs"])
+def test_memory_mapped(factory: str, tmp_path: Path) -> None:
+    database, queries = descriptors(320), descriptors(6, seed=1)
+    index = Index.build_file(tmp_path / "a.index", database, names(320), factory, metadata={"a": 1})
+    assert index.memory_mapped
+    whole = Index.load(tmp_path / "a.index")
+    (tmp_path / "a.index").unlink()
+    scores, ids = index.search(queries, 9)
+    expected, expected_ids = whole.search(queries, 9)
+    assert ids == expected_ids
+    assert np.array_equal(scores, expected)
+    assert (index.metadata, index.factory, len(index)) == ({"a": 1}, factory, 320)
+    for change in (lambda: index.add(database[:1], ["new"]), lambda: index.remove(names(1))):
+        with pytest.raises(ValueError, match="memory-mapped, expected one in memory"):
+            change()
+
+
+def test_a_memory_mapped_index_notices_damage_outside_the_codes(tmp_path: Path) -> None:
+    Index.build(descriptors(2, dim=4), names(2)).save(tmp_path / "a.index")
+    content = bytearray((tmp_path / "a.index").read_bytes())
+    faiss_length, *_ = _PARTS.unpack(content[-_FOOTER:][: _PARTS.size])
+    for place in range(faiss_length, len(content)):
+        content[place] ^= 0x40
+        (tmp_path / "b.index").write_bytes(content)
+        with pytest.raises(ValueError, match=r"b\.index: "):
+            Index.load(tmp_path / "b.index", memory_map=True)
+        content[place] ^= 0x40
+
+
+def test_remove() -> None:
+    database = descriptors(6)
+    for factory in ("Flat", "IVF2,Flat"):
+        index = Index.build(database, names(6), factory, stamps=range(6))
+        index.remove(["photos/4.jpg", "photos/0.jpg"])
+        assert index.ids == [f"photos/{row}.jpg" for row in (1, 2, 3, 5)]
+        assert index.rows()[1].tolist() == [1, 2, 3, 5]
+        assert index.search(database[5:], 1)[1] == [["photos/5.jpg"]]
+        with pytest.raises(ValueError, match=r"got 'photos/0.jpg', expected ids that the index holds"):
+            index.remove(["photos/1.jpg", "photos/0.jpg"])
+        assert len(index) == 4
+        index.add(database[:1], ["photos/0.jpg"])
+        assert index.search(database[:1], 1)[1] == [["photos/0.jpg"]]
+        index.remove(index.ids)
+        scores, ids = index.search(database[:2], 3)
+        assert (scores.shape, ids) == ((2, 0), [[], []])
+
+
+def test_a_kind_that_cannot_remove_says_so() -> None:
+    index = Index.build(descriptors(6), names(6), "HNSW8")
+    with pytest.raises(ValueError, match="'HNSW8' cannot remove; make the index again"):
+        index.remove(names(1))
+    assert len(index) == 6
+
+
+def test_ids_of_any_letters_survive(tmp_path: Path) -> None:
+    ids = ["é/日本 語.jpg", "caf\udce9.png", "", "a'b\"c\\d\n.jpg", "🏛.jpg"]
+    Index.build(descriptors(5), ids, stamps=[-1, 2, 3, 4, 2**62]).save(tmp_path / "a.index")
+    for memory_map in (False, True):
+        again = Index.load(tmp_path / "a.index", memory_map=memory_map)
+        assert again.ids == ids
+        assert again.rows()[1].tolist() == [-1, 2, 3, 4, 2**62]
+        assert sorted(again.search(descriptors(5)[:1], 9)[1][0]) == sorted(ids)
+
+
+def test_no_queries() -> None:
+    scores, ids = Index.build(descriptors(3), names(3)).search(np.empty((0, 16), np.float32), 2)
+    assert (scores.shape, ids) == ((0, 2), [])
+
+
+def test_faiss_alone_can_read_the_file(tmp_path: Path) -> None:
+    database = descriptors(8)
+    Index.build(database, names(8)).save(tmp_path / "a.index")
+    assert faiss.read_index(str(tmp_path / "a.index")).search(database[5:6], 1)[1].tolist() == [[5]]
+
+
+SAVE_FOREVER = """
+import sys, numpy as np
+from hamlet.retrieval import Index
+rows = np.random.default_rng(0).standard_normal((20000, 64), dtype=np.float32)
+number = 0
+print("ready", flush=True)
+while True:
+    number += 1
+    Index.build_file(sys.argv[1], rows, [f"{number}/{row}" for row in range(len(rows))], sys.argv[2])
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8"])
+def test_killed_while_writing(factory: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.index"
+    for delay in (0.0, 0.03, 0.08, 0.15):
+        with subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, path, factory], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            writer.stdout.readline()
+            time.sleep(delay)
+            writer.send_signal(signal.SIGKILL)
+        index = Index.load(path)
+        assert len(index) == 20000
+        assert len({id.split("/")[0] for id in index.ids}) == 1
+    Index.build_file(path, descriptors(200), names(200), factory)
+    assert not [left for left in tmp_path.iterdir() if left.name.endswith(".lists")]

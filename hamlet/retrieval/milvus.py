@@ -1,0 +1,296 @@
+"""An index kept in Milvus, through pymilvus: in the embedded Milvus Lite, a local folder, or on a server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from hamlet.retrieval.ids import Ids
+from hamlet.retrieval.index import check_descriptors, check_queries, check_rows
+
+SCHEMES = ("milvus", "http", "https")
+LARGEST_K = 16_384
+"""How many neighbours Milvus finds for a query at most."""
+
+_PROPERTY = "hamlet"
+# Rows that go into one message: Milvus takes 64 MB.
+_BATCH = 1000
+# Milvus's kinds that have a faiss factory's name.
+_KINDS = (
+    (r"Flat", "FLAT", ()),
+    (r"HNSW(\d+)(?:,Flat)?", "HNSW", ("M",)),
+    (r"IVF(\d+),Flat", "IVF_FLAT", ("nlist",)),
+    (r"IVF(\d+),SQ8", "IVF_SQ8", ("nlist",)),
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a collection is.
+
+    >>> Address.parse("milvus://photos.db")
+    Address(uri='photos.db', collection='hamlet')
+    >>> Address.parse("milvus://10.0.0.5:19530/photos")
+    Address(uri='http://10.0.0.5:19530', collection='photos')
+    """
+
+    uri: str
+    collection: str
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        scheme, _, rest = text.partition("://")
+        if scheme == "milvus" and rest.endswith(".db"):
+            return cls(rest, "hamlet")
+        parts = urllib.parse.urlsplit(text)
+        collection = parts.path.strip("/")
+        if scheme not in SCHEMES or not parts.hostname or not re.fullmatch(r"[A-Za-z_]\w{0,200}", collection, re.ASCII):
+            raise ValueError(
+                f"{text}: expected milvus://FOLDER.db for Milvus Lite, or milvus://HOST:PORT/COLLECTION, the same with "
+                "http or https, for a server; a collection's name has letters, digits and underscores"
+            )
+        if parts.username or parts.password or parts.query:
+            raise ValueError("store: got an address with a password in it, expected it in the variable MILVUS_TOKEN")
+        return cls(f"{'http' if scheme == 'milvus' else scheme}://{parts.netloc}", collection)
+
+    @property
+    def local(self) -> bool:
+        return "://" not in self.uri
+
+    def __str__(self) -> str:
+        return f"milvus://{self.uri}" if self.local else f"{self.uri}/{self.collection}"
+
+
+class MilvusIndex:
+    """Inner-product search over descriptors with string ids, as :class:`hamlet.retrieval.Index`, kept in Milvus.
+
+    Of "Flat" the answers are those of faiss; "HNSW32", "IVF1024,Flat" and "IVF1024,SQ8" become Milvus's indexes of such
+    kinds. Every change is there for the next search at once. A server's user and password, or token, are read from the
+    environment's MILVUS_TOKEN.
+
+    Attributes:
+        metadata, factory: as those of :class:`hamlet.retrieval.Index`.
+    """
+
+    def __init__(self, address: Address, client: Any, about: dict[str, Any]) -> None:
+        self.address, self._client = address, client
+        self.dim: int = about["dim"]
+        self.factory: str = about["factory"]
+        self.metadata: dict[str, Any] = about["metadata"]
+
+    @classmethod
+    def build(
+        cls,
+        address: Address,
+        descriptors: NDArray[Any] | Tensor,
+        ids: Sequence[str],
+        factory: str = "Flat",
+        *,
+        stamps: ArrayLike | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> MilvusIndex:
+        """Make a collection beside the one at the address, and put it in its place when it is whole.
+
+        Args and raises as :meth:`hamlet.retrieval.Index.build`.
+
+        Raises:
+            ValueError: also where Milvus cannot be reached, or refuses.
+            ImportError: without pymilvus.
+        """
+        array = check_descriptors(descriptors)
+        if len(array) == 0:
+            raise ValueError(f"descriptors: got shape {array.shape}, expected at least one row")
+        _, marks = check_rows(ids, stamps, len(array))
+        kind, parameters = _kind(factory)
+        about = {"dim": array.shape[1], "factory": factory, "metadata": dict(metadata or {})}
+        beside = Address(address.uri, f"{address.collection}_building")
+        with _telling(address):
+            client = _connect(address)
+            client.drop_collection(beside.collection)
+            _create(client, beside.collection, kind, parameters, about)
+            made = cls(beside, client, about)
+            made._insert(array, ids, marks)
+            client.flush(beside.collection)
+            client.drop_collection(address.collection)
+            client.rename_collection(beside.collection, address.collection)
+            client.load_collection(address.collection)
+        made.address = address
+        return made
+
+    @classmethod
+    def open(cls, address: Address) -> MilvusIndex:
+        """Open a collection that :meth:`build` made; ValueError if there is none, ImportError without pymilvus."""
+        if address.local and not Path(address.uri).exists():
+            raise ValueError(f"{address}: no such folder, expected one that `hamlet index --store` made")
+        with _telling(address):
+            client = _connect(address)
+            if not client.has_collection(address.collection):
+                raise ValueError(f"{address}: no collection {address.collection}; make it with `hamlet index --store`")
+            properties = client.describe_collection(address.collection)["properties"]
+            if _PROPERTY not in properties:
+                raise ValueError(f"{address}: a collection of something else, expected one of `hamlet index --store`")
+            client.load_collection(address.collection)
+            return cls(address, client, json.loads(properties[_PROPERTY]))
+
+    def __len__(self) -> int:
+        with _telling(self.address):
+            rows = self._client.query(self.address.collection, filter="", output_fields=["count(*)"])
+        return int(rows[0]["count(*)"])
+
+    def rows(self) -> tuple[Ids, NDArray[np.int64]]:
+        """All ids, in no order, and their stamps."""
+        ids: list[str] = []
+        stamps: list[int] = []
+        with _telling(self.address):
+            rows = self._client.query_iterator(
+                self.address.collection, batch_size=_BATCH, filter="", output_fields=["id", "stamp"]
+            )
+            while batch := rows.next():
+                ids += [_name(row["id"]) for row in batch]
+                stamps += [row["stamp"] for row in batch]
+            rows.close()
+        return Ids.of(ids), np.array(stamps, np.int64)
+
+    def add(self, descriptors: NDArray[Any] | Tensor, ids: Sequence[str], *, stamps: ArrayLike | None = None) -> None:
+        """As :meth:`hamlet.retrieval.Index.add`."""
+        array = check_descriptors(descriptors, self.dim)
+        _, marks = check_rows(ids, stamps, len(array))
+        with _telling(self.address):
+            for batch in _batches(ids):
+                if held := self._held(batch):
+                    raise ValueError(f"ids: {held[0]!r} comes twice, expected ids that the index does not hold yet")
+            self._insert(array, ids, marks)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """As :meth:`hamlet.retrieval.Index.remove`; every kind can."""
+        with _telling(self.address):
+            for batch in _batches(ids):
+                if unknown := set(batch) - set(self._held(batch)):
+                    raise ValueError(f"ids: got {min(unknown)!r}, expected ids that the index holds")
+            for batch in _batches(ids):
+                self._client.delete(self.address.collection, ids=[_key(id) for id in batch])
+
+    def check_removable(self) -> None:
+        """Every kind can remove."""
+
+    def search(self, descriptors: NDArray[Any] | Tensor, k: int) -> tuple[NDArray[np.float32], list[list[str]]]:
+        """As :meth:`hamlet.retrieval.Index.search`; k at most 16,384."""
+        array = check_queries(descriptors, self.dim, k)
+        if k > LARGEST_K:
+            raise ValueError(f"k: got {k}, expected at most {LARGEST_K}, which is Milvus's limit")
+        scores = np.full((len(array), min(k, len(self))), -np.inf, np.float32)
+        ids: list[list[str]] = []
+        with _telling(self.address):
+            for start in range(0, len(array), _BATCH):
+                batch = np.ascontiguousarray(array[start : start + _BATCH], np.float32)
+                found = self._client.search(
+                    self.address.collection,
+                    batch,
+                    anns_field="descriptor",
+                    limit=k,
+                    output_fields=["id"],
+                    search_params={"metric_type": "IP", "params": self._effort(k)},
+                )
+                for query, hits in enumerate(found, start):
+                    scores[query, : len(hits)] = [hit["distance"] for hit in hits]
+                    ids.append([_name(hit["id"]) for hit in hits])
+        return scores, ids
+
+    def _effort(self, k: int) -> dict[str, int]:
+        kind, parameters = _kind(self.factory)
+        if kind == "HNSW":
+            return {"ef": max(64, k)}
+        return {"nprobe": math.isqrt(parameters["nlist"] - 1) + 1} if "nlist" in parameters else {}
+
+    def _insert(self, array: NDArray[Any], ids: Sequence[str], stamps: NDArray[np.int64]) -> None:
+        for start in range(0, len(array), _BATCH):
+            batch = np.ascontiguousarray(array[start : start + _BATCH], np.float32)
+            rows = [
+                {"id": _key(ids[row]), "stamp": int(stamps[row]), "descriptor": descriptor}
+                for row, descriptor in enumerate(batch, start)
+            ]
+            self._client.insert(self.address.collection, rows)
+
+    def _held(self, ids: Sequence[str]) -> list[str]:
+        rows = self._client.get(self.address.collection, ids=[_key(id) for id in ids], output_fields=["id"])
+        return sorted(_name(row["id"]) for row in rows)
+
+
+def _connect(address: Address) -> Any:
+    try:
+        from pymilvus import MilvusClient
+    except ImportError as error:
+        raise ImportError(f"{address}: needs pymilvus; pip install 'hamlet[milvus]'") from error
+    # They print tracebacks of errors that are raised, and told in one line, anyway.
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if address.local:
+        Path(address.uri).parent.mkdir(parents=True, exist_ok=True)
+    return MilvusClient(address.uri, token=os.environ.get("MILVUS_TOKEN", ""))
+
+
+def _create(client: Any, collection: str, kind: str, parameters: dict[str, int], about: dict[str, Any]) -> None:
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=65_535)
+    schema.add_field("stamp", DataType.INT64)
+    schema.add_field("descriptor", DataType.FLOAT_VECTOR, dim=about["dim"])
+    indexes = client.prepare_index_params()
+    indexes.add_index("descriptor", index_type=kind, metric_type="IP", params=parameters)
+    client.create_collection(
+        collection,
+        schema=schema,
+        index_params=indexes,
+        consistency_level="Strong",
+        properties={_PROPERTY: json.dumps(about)},
+    )
+
+
+@contextmanager
+def _telling(address: Address) -> Iterator[None]:
+    """Tell Milvus's errors as a ValueError about the address."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "pymilvus":
+            raise
+        message = " ".join(str(getattr(error, "message", "") or error).split())[:300]
+        hint = "; does another process have it open?" if address.local and "local milvus" in message else ""
+        raise ValueError(f"{address}: Milvus says: {message}{hint}") from error
+
+
+def _kind(factory: str) -> tuple[str, dict[str, int]]:
+    for pattern, kind, names in _KINDS:
+        if match := re.fullmatch(pattern, factory):
+            parameters = dict(zip(names, map(int, match.groups()), strict=True))
+            return kind, {**parameters, "efConstruction": 200} if kind == "HNSW" else parameters
+    raise ValueError(
+        f"factory: got {factory!r}, expected Flat, HNSW32, IVF1024,Flat or IVF1024,SQ8 (any number) in Milvus"
+    )
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
+
+
+def _key(id: str) -> str:
+    """An id as Milvus keeps it: names are any bytes, keys are text that pymilvus puts between quotes unescaped."""
+    return urllib.parse.quote(id, safe="/ ()[]{}!@#$&*+,;:=<>?^`|~", errors="surrogatepass")
+
+
+def _name(key: str) -> str:
+    return urllib.parse.unquote(key, errors="surrogatepass")

@@ -1,0 +1,149 @@
+"""Against Milvus Lite; no server has been tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hamlet.retrieval import Index
+from hamlet.retrieval.milvus import Address, MilvusIndex
+
+lite = pytest.mark.usefixtures("milvus_lite")
+
+
+@pytest.fixture
+def milvus_lite() -> None:
+    pytest.importorskip("milvus_lite", reason="needs Milvus Lite: pip install 'hamlet[milvus]'")
+    pytest.importorskip("pymilvus", reason="needs pymilvus: pip install 'hamlet[milvus]'")
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Address:
+    return Address.parse(f"milvus://{tmp_path}/photos.db")
+
+
+def descriptors(count: int, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, 24), dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+# Quotes would end the strings that pymilvus makes its filters of.
+ODD = ["a 'b' \"c\"\\.jpg", "' or id != '.jpg", "é/日本.jpg", "caf\udce9.png", "100%25.jpg", "tab\tnew\nline.jpg"]
+
+
+def ids(count: int) -> list[str]:
+    return [*ODD, *(f"photos/{row}.jpg" for row in range(len(ODD), count))]
+
+
+@lite
+@pytest.mark.parametrize(
+    ("factory", "least"), [("Flat", 1.0), ("HNSW16", 0.95), ("IVF16,Flat", 0.2), ("IVF16,SQ8", 0.2)]
+)
+def test_the_answers_are_those_of_faiss_flat(factory: str, least: float, address: Address) -> None:
+    database, queries = descriptors(2500), descriptors(1100, seed=1)
+    MilvusIndex.build(address, database, ids(2500), factory, metadata={"model": "é", "longest_side": 64})
+    index = MilvusIndex.open(address)
+    assert (len(index), index.dim, index.factory) == (2500, 24, factory)
+    assert index.metadata == {"model": "é", "longest_side": 64}
+    scores, found = index.search(queries, 10)
+    expected, expected_ids = Index.build(database, ids(2500)).search(queries, 10)
+    pairs = zip(found, expected_ids, strict=True)
+    assert np.mean([len(set(each) & set(wanted)) / 10 for each, wanted in pairs]) >= least
+    assert scores.dtype == np.float32
+    if factory == "Flat":
+        assert found == expected_ids
+        assert np.allclose(scores, expected, atol=1e-5)
+
+
+@lite
+def test_more_neighbours_than_there_are_and_no_queries(address: Address) -> None:
+    index = MilvusIndex.build(address, descriptors(8), ids(8))
+    scores, found = index.search(descriptors(2, seed=1), 100)
+    assert scores.shape == (2, 8)
+    assert [sorted(each) for each in found] == [sorted(ids(8))] * 2
+    scores, found = index.search(np.empty((0, 24), np.float32), 3)
+    assert (scores.shape, found) == ((0, 3), [])
+    with pytest.raises(ValueError, match="k: got 20000, expected at most 16384"):
+        index.search(descriptors(1), 20000)
+    with pytest.raises(ValueError, match=r"shape \(1, 8\), expected \(n, 24\)"):
+        index.search(np.ones((1, 8), np.float32), 3)
+
+
+@lite
+def test_add_and_remove_by_ids_of_any_letters(address: Address) -> None:
+    database = descriptors(1500)
+    index = MilvusIndex.build(address, database, ids(1500), stamps=range(1500))
+    index.remove(ODD)
+    assert len(index) == 1500 - len(ODD)
+    assert not set(ODD) & {id for each in index.search(database[: len(ODD)], 5)[1] for id in each}
+    with pytest.raises(ValueError, match=r"got '.*', expected ids that the index holds"):
+        index.remove(["photos/7.jpg", ODD[0]])
+    with pytest.raises(ValueError, match=r"'photos/9\.jpg' comes twice"):
+        index.add(database[:2], ["new.jpg", "photos/9.jpg"])
+    assert len(index) == 1500 - len(ODD)
+    index.add(database[: len(ODD)], ODD, stamps=range(len(ODD)))
+    again = MilvusIndex.open(address)
+    assert again.search(database[: len(ODD)], 1)[1] == [[id] for id in ODD]
+    held, stamps = again.rows()
+    assert sorted(held) == sorted(ids(1500))
+    assert stamps[held.find(ids(1500))].tolist() == list(range(1500))
+
+
+@lite
+def test_building_again_takes_the_place_of_what_was_there(address: Address) -> None:
+    MilvusIndex.build(address, descriptors(9), ids(9), metadata={"a": 1})
+    with pytest.raises(ValueError, match="ids: 'a' comes twice"):
+        MilvusIndex.build(address, descriptors(2), ["a", "a"])
+    with pytest.raises(ValueError, match="factory: got 'IVF4,PQ8', expected Flat, HNSW32"):
+        MilvusIndex.build(address, descriptors(2), ["a", "b"], "IVF4,PQ8")
+    assert len(MilvusIndex.open(address)) == 9
+    MilvusIndex.build(address, descriptors(2)[:, :8], ["a", "b"], metadata={"a": 2})
+    index = MilvusIndex.open(address)
+    assert (len(index), index.dim, index.metadata) == (2, 8, {"a": 2})
+
+
+@lite
+def test_what_is_not_there_or_foreign(address: Address, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"photos\.db: no such folder, expected one that `hamlet index --store` made"):
+        MilvusIndex.open(address)
+    assert not (tmp_path / "photos.db").exists()
+    (tmp_path / "text.db").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.db: Milvus says: ") as caught:
+        MilvusIndex.open(Address.parse(f"milvus://{tmp_path}/text.db"))
+    assert "\n" not in str(caught.value)
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(str(tmp_path / "other.db"))
+    client.create_collection("hamlet", dimension=4)
+    with pytest.raises(ValueError, match="a collection of something else"):
+        MilvusIndex.open(Address.parse(f"milvus://{tmp_path}/other.db"))
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/photos: Milvus says: "):
+        MilvusIndex.open(Address.parse("milvus://127.0.0.1:9/photos"))
+
+
+@pytest.mark.parametrize(
+    ("text", "uri", "collection"),
+    [
+        ("milvus://photos.db", "photos.db", "hamlet"),
+        ("milvus:///data/photos.db", "/data/photos.db", "hamlet"),
+        ("milvus://host:19530/photos", "http://host:19530", "photos"),
+        ("https://host/photos/", "https://host", "photos"),
+    ],
+)
+def test_addresses(text: str, uri: str, collection: str) -> None:
+    assert Address.parse(text) == Address(uri, collection)
+
+
+@pytest.mark.parametrize("text", ["milvus://", "milvus://host:1", "milvus:///photos", "http://h/a-b", "http://h/a/b"])
+def test_no_addresses(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected milvus://FOLDER\.db for Milvus Lite"):
+        Address.parse(text)
+
+
+def test_passwords_do_not_stand_in_addresses() -> None:
+    with pytest.raises(ValueError, match="MILVUS_TOKEN") as caught:
+        Address.parse("http://me:secret@host/photos")
+    assert "secret" not in str(caught.value)
