@@ -83,4 +83,7 @@ def evaluate(
     ]
     cropped = ", queries cropped" if result["queries_cropped"] else ""
     print_table(f"{dataset} (percent{cropped})", ("", *measures), rows)
-    print_table("cost of one image", ("", ""), [(name, f"{value:,.6g}") for name, value in result["cost"].items()])
+    cost = [
+        (name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}") for name, value in result["cost"].items()
+    ]
+    print_table("cost of one image", ("", ""), cost)

@@ -279,6 +279,7 @@ def _digest(images: ImageList, boxes: Sequence[Box | None] | None) -> str:
 
 def _show_failures(console: Console, failures: Sequence[tuple[str, str]]) -> None:
     if failures:
-        console.print(f"{len(failures)} images have no descriptor:", style="yellow")
+        subject = "1 image has" if len(failures) == 1 else f"{len(failures)} images have"
+        console.print(f"{subject} no descriptor:", style="yellow")
     for name, reason in failures:
         console.print(f"  {printable(name)}: {reason}", markup=False, highlight=False, soft_wrap=True)
