@@ -1,4 +1,7 @@
-"""Several processes at one task, as ``torchrun`` and ``accelerate launch`` start them; a single one otherwise."""
+"""Several processes at one task, as ``torchrun`` and ``accelerate launch`` start them; a single one otherwise.
+
+torch is imported where it is used: the command line knows this file, and its help must not take seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
-
-import torch
-from torch import distributed
 
 Result = TypeVar("Result")
 
@@ -23,11 +23,15 @@ class LeftToFirst(Exception):
 
 def rank() -> int:
     """Number of this process among its like, from 0."""
+    from torch import distributed
+
     return distributed.get_rank() if distributed.is_initialized() else int(os.environ.get("RANK", 0))
 
 
 def count() -> int:
     """How many processes there are."""
+    from torch import distributed
+
     return distributed.get_world_size() if distributed.is_initialized() else int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -44,6 +48,8 @@ def from_first(function: Callable[[], Result]) -> Result:
     """
     if count() == 1:
         return function()
+    from torch import distributed
+
     outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
@@ -60,12 +66,16 @@ def from_first(function: Callable[[], Result]) -> Result:
 
 def wait_for_all() -> None:
     """Return when every process has come here."""
+    from torch import distributed
+
     if count() > 1:
         distributed.barrier(_group())
 
 
 def device() -> str:
     """Where this process computes: the GPU of its number on this host, where there are any."""
+    import torch
+
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
@@ -83,6 +93,8 @@ def leave_to_first() -> None:
 
 @cache
 def _group() -> Any:
+    from torch import distributed
+
     # Gloo, though there be GPUs: what is told apart here is small, and NCCL gives up on who waits for long.
     if distributed.is_initialized():
         return distributed.new_group(backend="gloo", timeout=_PATIENCE)
