@@ -24,8 +24,9 @@ def index(
 ) -> None:
     """Describe every image of a folder and build an index of them.
 
-    A run that was stopped goes on where it was. Images that cannot be read are listed with the reason and left out. The
-    index remembers how it was made, and [bold]hamlet search[/bold] does the same to the queries.
+    A run that was stopped goes on where it was. Images that cannot be read are listed with the reason and left out.
+
+    The index remembers how it was made, and [bold]hamlet search[/bold] does the same to the queries.
 
     Under [bold]torchrun[/bold] the processes share the images.
     """

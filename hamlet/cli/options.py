@@ -17,5 +17,6 @@ MultiScale = Annotated[
 Side = Annotated[int, typer.Option(min=32, help="Longest side in pixels to which images are shrunk.")]
 Whiten = Annotated[Path | None, typer.Option(help="A file that [bold]hamlet whiten[/bold] wrote.")]
 DescriptorType = Annotated[
-    Literal["float32", "float16"], typer.Option("--dtype", help="In which descriptors are kept; float16 takes half.")
+    Literal["float32", "float16"],
+    typer.Option("--dtype", help="Type of kept descriptors; float16 takes half the space."),
 ]

@@ -82,7 +82,7 @@ def evaluate(
         dtype, batch_size, workers, progress: as :func:`hamlet.retrieval.extraction.extract`.
 
     Returns:
-        plain data: "dataset", "longest_side", "scales", "whitened", "rerank" (steps with all their settings),
+        plain data: "dataset", "longest_side", "scales", "dtype", "whitened", "rerank" (steps with all their settings),
         "database" and "queries" (how many), "queries_cropped", "metrics" (setup -> measure -> number, of
         :mod:`hamlet.retrieval.metrics`), "unreadable" ((name, reason) of database images that could not be read: they
         rank last; where every image is a query, they are none), "unreadable_queries" (likewise: they find nothing), and
@@ -134,6 +134,7 @@ def evaluate(
         "dataset": dataset,
         "longest_side": longest_side,
         "scales": list(scales),
+        "dtype": dtype,
         "whitened": whitening is not None,
         "rerank": [{"name": step.name, **step.settings} for step in steps],
         "database": database.count,

@@ -96,7 +96,7 @@ def extract(
         "dtype": dtype,
     }
     console = Console(stderr=True, quiet=not progress or processes.rank() > 0)
-    if not processes.from_first(lambda: shards.read(out, settings) is not None):
+    if not processes.from_first(lambda: shards.is_done(out, settings)):
         pictures = _Pictures(images, boxes, longest_side)
         _extract(model, scales, pictures, out, settings, shard_size, batch_size, workers, console)
     result = shards.read(out, settings)

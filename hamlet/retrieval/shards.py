@@ -149,6 +149,16 @@ def assemble(folder: Path, settings: Mapping[str, Any], images: ImageList) -> No
     _write_manifest(folder, {**manifest, "ids": [images.names[position] for position in kept], "failures": failures})
 
 
+def is_done(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the folder holds the result; what a kill at the very end left beside it is then removed."""
+    if read(folder, settings) is None:
+        return False
+    if (folder / "shards").exists() or (folder / "lock").exists():
+        with alone_in(folder):
+            clean(folder)
+    return True
+
+
 def clean(folder: Path) -> None:
     """Remove what a finished extraction needs no longer."""
     shutil.rmtree(folder / "shards", ignore_errors=True)

@@ -166,9 +166,14 @@ def test_a_finished_extraction_is_read_not_repeated(
     images = list_images(tmp_path / "in")
     first = extract(model, images, tmp_path / "out", progress=False)
     monkeypatch.setattr(type(model), "forward", None)
+    # As after a kill between the last rename and the end.
+    (tmp_path / "out" / "shards").mkdir()
+    (tmp_path / "out" / "shards" / "0000000000.npz").touch()
+    (tmp_path / "out" / "lock").touch()
     again = extract(model, images, tmp_path / "out", progress=False)
     assert again.ids == first.ids
     assert np.array_equal(again.descriptors, first.descriptors)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["descriptors.npy", "manifest.json"]
 
 
 def test_mixing_is_refused(make_model: Callable[[int], nn.Module], write_pictures: Pictures, tmp_path: Path) -> None:
