@@ -22,12 +22,12 @@ def remove_parts(folder: Path) -> None:
 
 
 def printable(name: str) -> str:
-    """A file's name as text that any stream takes: bytes that are no text, which Python keeps as surrogates, escaped.
+    """A file's name as text that any stream takes, on one line: what is no text or moves the cursor is escaped.
 
-    >>> print(printable(os.fsdecode(b"caf\\xe9.png")))
-    caf\\udce9.png
+    >>> print(printable(os.fsdecode(b"caf\\xe9\\n.png")))
+    caf\\udce9\\n.png
     """
-    return name.encode(errors="backslashreplace").decode()
+    return name if name.isprintable() else repr(name)[1:-1]
 
 
 @contextmanager

@@ -60,10 +60,14 @@ def inside(root: Path | str, name: str) -> Path:
     """
     relative(name, root)
     path = Path(root, name)
-    # Without links in the way there is nothing to leave by; realpath follows those that there are.
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+    if not _is_below(path, root):
         raise ValueError(f"{name!r}: got a link that leaves the folder, expected one below {root}")
     return path
+
+
+def _is_below(path: Path, root: Path | str) -> bool:
+    # Path.resolve would fail at links that go round in a circle.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def relative(name: str, root: Path | str) -> str:
@@ -121,13 +125,18 @@ def _list_folder(root: Path) -> ImageList:
         skipped.append((Path(error.filename).relative_to(root).as_posix(), _one_line(error)))
 
     for folder, folders, files in os.walk(root, onerror=skip):
-        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        for entry in linked + [name for name in files if os.path.splitext(name)[1].lower() in EXTENSIONS]:
+        for entry in folders:
             path = Path(folder, entry)
+            if path.is_symlink():
+                skipped.append((path.relative_to(root).as_posix(), "a linked folder is not followed"))
+            elif path.suffix.lower() in EXTENSIONS:
+                skipped.append((path.relative_to(root).as_posix(), "a folder, in spite of its name"))
+        for entry in files:
+            path = Path(folder, entry)
+            if path.suffix.lower() not in EXTENSIONS:
+                continue
             name = path.relative_to(root).as_posix()
-            if entry in linked:
-                skipped.append((name, "a linked folder is not followed"))
-            elif path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            if path.is_symlink() and not _is_below(path, root):
                 skipped.append((name, "a link that leaves the folder"))
             else:
                 names.append(name)

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from hamlet.cli.output import one_line, warn_in_one_line
+from hamlet.processes import LeftToFirst
 
 RESUMED = {"demo", "train", "index", "whiten"}
 
@@ -25,6 +26,8 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
+        except LeftToFirst:
+            raise typer.Exit from None
         except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
             typer.echo(f"hamlet: error: {one_line(error) or type(error).__name__}", err=True)
             raise typer.Exit(1) from error

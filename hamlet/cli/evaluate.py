@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import Json, MultiScale, Side
+from hamlet.cli.options import DescriptorType, Json, MultiScale, Side, Whiten
 from hamlet.cli.output import print_json, print_table
 
 
@@ -24,7 +24,7 @@ def evaluate(
     ] = None,
     crop: Annotated[bool, typer.Option(help="Cut the queries of Oxford and Paris to their boxes.")] = True,
     multi_scale: MultiScale = False,
-    whiten: Annotated[Path | None, typer.Option(help="A file that [bold]hamlet whiten[/bold] wrote.")] = None,
+    whiten: Whiten = None,
     rerank: Annotated[
         str,
         typer.Option(
@@ -37,6 +37,7 @@ def evaluate(
         Path | None, typer.Option(help="Also write what the worst queries found as a self-contained page.")
     ] = None,
     longest_side: Side = 1024,
+    dtype: DescriptorType = "float32",
     json_only: Json = False,
 ) -> None:
     """Measure mAP, precision and cost of a model on a benchmark.
@@ -50,6 +51,8 @@ def evaluate(
     [bold]folder[/bold]: a subfolder for each class, every image searched among all others.
 
     [bold]csv[/bold]: a CSV file of image,label and maybe role (query or database), beside its images.
+
+    Under [bold]torchrun[/bold] the processes share the images, and [bold]--out[/bold] must be a folder that all reach.
     """
     from hamlet.retrieval.evaluate import evaluate as measure
     from hamlet.retrieval.extraction import SCALES
@@ -65,6 +68,7 @@ def evaluate(
         whiten=whiten,
         rerank=rerank,
         longest_side=longest_side,
+        dtype=dtype,
         scales=SCALES if multi_scale else (1.0,),
     )
     if html is not None:
@@ -79,4 +83,7 @@ def evaluate(
     ]
     cropped = ", queries cropped" if result["queries_cropped"] else ""
     print_table(f"{dataset} (percent{cropped})", ("", *measures), rows)
-    print_table("cost of one image", ("", ""), [(name, f"{value:,.6g}") for name, value in result["cost"].items()])
+    cost = [
+        (name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}") for name, value in result["cost"].items()
+    ]
+    print_table("cost of one image", ("", ""), cost)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import ModelArgument, Side
+from hamlet.cli.options import DescriptorType, ModelArgument, MultiScale, Side, Whiten
 from hamlet.cli.output import print_table
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def index(
     factory: Annotated[
         str | None, typer.Option(help="What faiss.index_factory takes: Flat (default), HNSW32, IVF256,PQ64...")
     ] = None,
+    multi_scale: MultiScale = False,
+    whiten: Whiten = None,
     longest_side: Side = 1024,
+    dtype: DescriptorType = "float32",
     update: Annotated[
         bool,
         typer.Option(
@@ -50,14 +53,30 @@ def index(
     """Describe every image of a folder and build an index of them.
 
     A run that was stopped goes on where it was. Images that cannot be read are listed with the reason and left out.
+
+    The index remembers how it was made, and [bold]hamlet search[/bold] does the same to the queries.
+
+    Under [bold]torchrun[/bold] the processes share the images.
     """
+    from hamlet.retrieval.extraction import SCALES
     from hamlet.retrieval.milvus import Address
     from hamlet.retrieval.search import build_index
 
     if (out is None) == (store is None):
         raise typer.BadParameter("give one of --out and --store", param_hint="--out")
     place = out or str(Address.parse(str(store)))
-    made = build_index(model, folder, place, factory=factory, longest_side=longest_side, update=update, check=check)
+    made = build_index(
+        model,
+        folder,
+        place,
+        factory=factory,
+        longest_side=longest_side,
+        scales=SCALES if multi_scale else (1.0,),
+        whiten=whiten,
+        dtype=dtype,
+        update=update,
+        check=check,
+    )
     changed = f"{made.added} added, {made.removed} removed, " if update else ""
     typer.echo(f"{place}: {len(made.index)} images, {changed}{len(made.failures)} left out")
     if made.check is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,3 +15,8 @@ MultiScale = Annotated[
     bool, typer.Option("--multi-scale", help="Average the descriptors of three scales: 0.7071, 1 and 1.4142.")
 ]
 Side = Annotated[int, typer.Option(min=32, help="Longest side in pixels to which images are shrunk.")]
+Whiten = Annotated[Path | None, typer.Option(help="A file that [bold]hamlet whiten[/bold] wrote.")]
+DescriptorType = Annotated[
+    Literal["float32", "float16"],
+    typer.Option("--dtype", help="Type of kept descriptors; float16 takes half the space."),
+]

@@ -45,4 +45,4 @@ def warn_in_one_line(message: Warning | str, *where: object, **how: object) -> N
 
 
 def one_line(message: object) -> str:
-    return " ".join(printable(str(message)).split())
+    return printable(" ".join(str(message).split()))

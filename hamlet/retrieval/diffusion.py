@@ -8,7 +8,7 @@ from scipy import sparse
 from scipy.sparse.linalg import cg
 
 from hamlet.retrieval.expansion import without_itself
-from hamlet.retrieval.neighbours import blocks, check_matrix, nearest
+from hamlet.retrieval.neighbours import blocks, check_matrix, inner_products, nearest
 
 _POWER = 3
 _TOLERANCE, _STEPS = 1e-6, 1000
@@ -39,14 +39,14 @@ def neighbour_graph(database: ArrayLike, *, k: int = 50) -> sparse.csr_array:
     base = check_matrix("database", database)
     check_settings(k=k)
     size = len(base)
-    values, columns = [], []
+    width = min(k + 1, size) - 1
+    values = np.empty((size, width))
+    columns = np.empty((size, width), dtype=np.int32 if size * width < 1 << 31 else np.int64)
     for block in blocks(size):
         similarity, rows = without_itself(*nearest(base[block], base, k + 1), np.arange(size)[block])
-        values.append(_kernel(similarity))
-        columns.append(rows)
-    joined = np.concatenate(columns)
-    starts = np.arange(size + 1) * joined.shape[1]
-    directed = sparse.csr_array((np.concatenate(values).ravel(), joined.ravel(), starts), shape=(size, size))
+        values[block], columns[block] = _kernel(similarity), rows
+    starts = np.arange(size + 1, dtype=columns.dtype) * width
+    directed = sparse.csr_array((values.ravel(), columns.ravel(), starts), shape=(size, size))
     mutual = directed.minimum(directed.T)
     sums = mutual.sum(axis=1)
     scale = sparse.diags_array(np.where(sums > 0, sums, 1) ** -0.5)
@@ -90,7 +90,7 @@ def diffuse(
     check_settings(query_k=query_k, alpha=alpha)
     system = sparse.eye_array(len(base), format="csr") - alpha * graph
     similarity, rows = nearest(asked, base, query_k)
-    scores = asked @ base.T - 2
+    scores = inner_products(asked, base) - 2
     for query, entry in enumerate(rows):
         start = np.zeros(len(base))
         start[entry] = _kernel(similarity[query])

@@ -15,14 +15,16 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from hamlet import processes
 from hamlet.models import fingerprint
 from hamlet.retrieval.cost import measure_cost
 from hamlet.retrieval.datasets import Benchmark, Pictures, Ranking, load_benchmark
 from hamlet.retrieval.evaluation_report import Found, write_evaluation_report
 from hamlet.retrieval.extraction import Extraction, extract
 from hamlet.retrieval.metrics import Scores
+from hamlet.retrieval.neighbours import blocks, scratch
 from hamlet.retrieval.reranking import Step, make_search, parse_steps
-from hamlet.retrieval.whitening import Whitening
+from hamlet.retrieval.whitening import Origin, Whitening, load_whitening
 
 # Similarities of a block of queries, the sort of them, and that of the block before stay below a gigabyte.
 _BLOCK = 1 << 25
@@ -30,9 +32,12 @@ _BLOCK = 1 << 25
 
 @dataclass(frozen=True)
 class Described:
-    """Descriptors of pictures: float32 (n, dim), of which row i belongs to picture ``rows[i]`` of ``count``."""
+    """Descriptors of pictures: float16 or float32 (n, dim), of which row i belongs to picture ``rows[i]`` of ``count``.
 
-    descriptors: NDArray[np.float32]
+    Those of a database are mapped from a file.
+    """
+
+    descriptors: NDArray[Any]
     rows: NDArray[np.int64]
     count: int
     failures: list[tuple[str, str]]
@@ -51,28 +56,33 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10),
     longest_side: int = 1024,
     scales: Sequence[float] = (1.0,),
+    dtype: str = "float32",
     batch_size: int = 8,
     workers: int | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measure a model on a benchmark.
 
+    Of several processes, as ``torchrun`` starts them, each describes its share; the first alone goes on from there.
+
     Args:
         model: takes images and gives descriptors, see :func:`hamlet.retrieval.extraction.extract`.
         dataset: one of :data:`hamlet.retrieval.datasets.BENCHMARKS`.
         data: the benchmark's folder as downloaded, or the CSV file of "csv".
-        out: folder where the descriptors are kept, so that a killed run resumes; default a temporary one.
+        out: folder where the descriptors are kept, so that a killed run resumes; default a temporary one. Arrays that
+            are larger than memory may be are put on its disk.
         html: file of a self-contained page that shows what the worst queries found; default none.
         crop: cut the queries to their boxes, where the benchmark has boxes.
-        whiten: file of a :class:`hamlet.retrieval.whitening.Whitening` learnt from this model's descriptors.
+        whiten: file of a :class:`hamlet.retrieval.whitening.Whitening` learnt from descriptors of this model, longest
+            side and scales.
         rerank: steps for :func:`hamlet.retrieval.reranking.parse_steps`; they see descriptors and nothing else.
         ks: cut-offs of the precision.
         longest_side: images are shrunk to it, never enlarged; the cost is measured on a square of this side.
         scales: see :func:`hamlet.retrieval.extraction.describe`; the cost is that of a single scale.
-        batch_size, workers, progress: as :func:`hamlet.retrieval.extraction.extract`.
+        dtype, batch_size, workers, progress: as :func:`hamlet.retrieval.extraction.extract`.
 
     Returns:
-        plain data: "dataset", "longest_side", "scales", "whitened", "rerank" (steps with all their settings),
+        plain data: "dataset", "longest_side", "scales", "dtype", "whitened", "rerank" (steps with all their settings),
         "database" and "queries" (how many), "queries_cropped", "metrics" (setup -> measure -> number, of
         :mod:`hamlet.retrieval.metrics`), "unreadable" ((name, reason) of database images that could not be read: they
         rank last; where every image is a query, they are none), "unreadable_queries" (likewise: they find nothing), and
@@ -80,13 +90,19 @@ def evaluate(
 
     Raises:
         ValueError: an unknown dataset, missing or broken files, a query that cannot be read in Oxford or Paris, a
-            whitening of another model, steps that are not known, a folder for the page.
+            whitening learnt from other descriptors, steps that are not known, a folder for the page, several processes
+            and no ``out``.
+        LeftToFirst: in every process but the first, when all images are described.
     """
     # What can be wrong with the arguments is found out before hours of extraction.
     if html is not None and Path(html).is_dir():
         raise ValueError(f"{html}: a folder, expected the file to write the page to")
+    if out is None and processes.count() > 1:
+        raise ValueError(f"out: got None, expected a folder that all {processes.count()} processes reach")
     steps = parse_steps(rerank)
-    whitening = _load_whitening(whiten, model) if whiten is not None else None
+    # Any module with a name, a config and weights has a fingerprint.
+    origin = Origin(fingerprint(model), longest_side, tuple(scales))  # type: ignore[arg-type]
+    whitening = load_whitening(whiten, origin) if whiten is not None else None
     benchmark = load_benchmark(dataset, data)
     if not crop and benchmark.queries is not None:
         whole = dataclasses.replace(benchmark.queries, name=f"{benchmark.queries.name}-whole", boxes=None)
@@ -94,6 +110,7 @@ def evaluate(
     settings: dict[str, Any] = {
         "longest_side": longest_side,
         "scales": scales,
+        "dtype": dtype,
         "batch_size": batch_size,
         "workers": workers,
         "progress": progress,
@@ -102,20 +119,22 @@ def evaluate(
         folder = Path(out) if out is not None else Path(temporary)
         queries = _describe_queries(model, benchmark, folder, settings)
         database = _describe(model, benchmark.database, folder, settings)
+        processes.leave_to_first()
         if not len(database.rows):
             reason = database.failures[0][1]
             raise ValueError(f"{data}: none of {database.count} database images can be read, first: {reason}")
         if whitening is not None:
-            database = _whitened(database, whitening)
-            queries = _whitened(queries, whitening) if queries is not None else None
-        rankings = _rank(benchmark, database, queries or database, steps, progress)
+            database = _whitened(database, whitening, folder)
+            queries = _whitened(queries, whitening, folder) if queries is not None else None
+        rankings = _rank(benchmark, database, queries or database, steps, folder, progress)
         found = Found(benchmark, (queries or database).count) if html is not None else None
         scores = _scores(benchmark, rankings, (queries or database).count, ks, found)
-        descriptor_bytes = 4 * database.descriptors.shape[1]
+        descriptor_bytes = database.descriptors.itemsize * database.descriptors.shape[1]
     result = {
         "dataset": dataset,
         "longest_side": longest_side,
         "scales": list(scales),
+        "dtype": dtype,
         "whitened": whitening is not None,
         "rerank": [{"name": step.name, **step.settings} for step in steps],
         "database": database.count,
@@ -152,8 +171,21 @@ def _describe(model: nn.Module, parts: Sequence[Pictures], out: Path, settings: 
         count += len(part.images)
     failures = [failure for each in found for failure in each.failures]
     described = [each.descriptors for each in found if each.ids] or [np.empty((0, 0), dtype=np.float32)]
-    descriptors = described[0] if len(described) == 1 else np.concatenate(described)
-    return Described(descriptors, np.concatenate(rows), count, failures)
+    return Described(_joined(described, out), np.concatenate(rows), count, failures)
+
+
+def _joined(parts: Sequence[NDArray[Any]], folder: Path) -> NDArray[Any]:
+    """One array of all rows; of several, on the folder's disk."""
+    if len(parts) == 1 or processes.rank() > 0:
+        return parts[0]
+    joined = scratch((sum(map(len, parts)), parts[0].shape[1]), folder, parts[0].dtype)
+    start = 0
+    for part in parts:
+        for block in blocks(len(part)):
+            rows = part[block]
+            joined[start : start + len(rows)] = rows
+            start += len(rows)
+    return joined
 
 
 def _places(names: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
@@ -166,31 +198,25 @@ def _places(names: Sequence[str], ids: Sequence[str]) -> NDArray[np.int64]:
     return np.array(places, dtype=np.int64)
 
 
-def _load_whitening(path: Path | str, model: nn.Module) -> Whitening:
-    whitening = Whitening.load(path)
-    # Any module with a name, a config and weights has a fingerprint.
-    mine = fingerprint(model)  # type: ignore[arg-type]
-    if whitening.model != mine:
-        raise ValueError(
-            f"{path}: learnt from the descriptors of another model ({whitening.model or 'unknown'}, not {mine}), "
-            "expected a file that `hamlet whiten` wrote with this one"
-        )
-    return whitening
-
-
-def _whitened(described: Described, whitening: Whitening) -> Described:
+def _whitened(described: Described, whitening: Whitening, folder: Path) -> Described:
     if not len(described.rows):
         return described
-    return dataclasses.replace(described, descriptors=whitening(described.descriptors))
+    out = scratch((len(described.rows), len(whitening.projection)), folder)
+    return dataclasses.replace(described, descriptors=whitening(described.descriptors, out))
 
 
 def _rank(
-    benchmark: Benchmark, database: Described, queries: Described, steps: Sequence[Step], progress: bool
+    benchmark: Benchmark,
+    database: Described,
+    queries: Described,
+    steps: Sequence[Step],
+    folder: Path,
+    progress: bool,
 ) -> Iterator[Ranking]:
     """What the queries found, block by block, as the similarities of all pairs may not fit into memory."""
     console = Console(stderr=True, quiet=not progress)
     with console.status(f"preparing {', '.join(step.name for step in steps)}" if steps else "preparing"):
-        search = make_search(queries.descriptors, database.descriptors, steps)
+        search = make_search(queries.descriptors, database.descriptors, steps, folder)
     size = min(256, max(1, _BLOCK // database.count))
     for start in track(range(0, len(queries.rows), size), "ranking", console=console):
         block = slice(start, start + size)

@@ -108,10 +108,12 @@ def write_evaluation_report(
         caption = "Mean over the queries of the largest precision at each recall or a larger one."
         title = f"Precision and recall ({', '.join(found.benchmark.main_setups)})"
         sections.append(Figure(title, _draw_curve(found.precisions), caption))
-    worst = np.argsort(per_query, kind="stable")[: min(QUERIES_SHOWN, int((~np.isnan(per_query)).sum()))]
+    answered = int((~np.isnan(per_query)).sum())
+    worst = np.argsort(per_query, kind="stable")[: min(QUERIES_SHOWN, answered)]
     told = "average precision" if measure.startswith("map") else measure
     rows = [_row(found, query, f"{told} {100 * per_query[query]:.1f}%", model) for query in worst.tolist()]
-    sections.append(RankedSection(f"The {len(rows)} worst queries, worst first", rows, _CAPTION))
+    which = f"The {len(rows)} worst of {answered} queries" if len(rows) < answered else f"All {answered} queries"
+    sections.append(RankedSection(f"{which}, worst first", rows, _CAPTION))
     sections.append(Table("Cost of one image", ["", ""], list(result["cost"].items())))
     if unreadable := [*result["unreadable"], *result["unreadable_queries"]]:
         sections.append(Table("Images that could not be read", ["image", "reason"], unreadable))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -37,7 +39,9 @@ def expand_queries(queries: ArrayLike, database: ArrayLike, *, k: int = 10, alph
     return _mean(asked, similarity, rows, base, alpha)
 
 
-def augment_database(database: ArrayLike, *, k: int = 10, alpha: float = 3.0) -> NDArray[np.float32]:
+def augment_database(
+    database: ArrayLike, *, k: int = 10, alpha: float = 3.0, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Database augmentation: every descriptor becomes what :func:`expand_queries` makes of it among all others.
 
     All pairs are compared, so time grows with the square of the database.
@@ -46,6 +50,7 @@ def augment_database(database: ArrayLike, *, k: int = 10, alpha: float = 3.0) ->
         database: floating (database, dim), L2-normalised.
         k: how many neighbours beside the descriptor itself.
         alpha: at least 0.
+        out: float32 (database, dim), where the result goes, such as an array mapped from a file; default a new one.
 
     Returns:
         float32 (database, dim).
@@ -61,7 +66,7 @@ def augment_database(database: ArrayLike, *, k: int = 10, alpha: float = 3.0) ->
     """
     base = check_matrix("database", database)
     check_settings(k=k, alpha=alpha)
-    result = np.empty_like(base)
+    result = np.empty(base.shape, dtype=np.float32) if out is None else out
     for block in blocks(len(base)):
         similarity, rows = nearest(base[block], base, k + 1)
         similarity, rows = without_itself(similarity, rows, np.arange(len(base))[block])
@@ -88,14 +93,14 @@ def without_itself(
 
 
 def _mean(
-    descriptors: NDArray[np.float32],
+    descriptors: NDArray[Any],
     similarity: NDArray[np.float32],
     rows: NDArray[np.int64],
-    database: NDArray[np.float32],
+    database: NDArray[Any],
     alpha: float,
 ) -> NDArray[np.float32]:
     weights = np.where(similarity > 0, np.maximum(similarity, 0) ** alpha, 0)
-    result = np.empty_like(descriptors)
+    result = np.empty(descriptors.shape, dtype=np.float32)
     for block in blocks(len(descriptors), 256):
         # The mean and the sum are the same but for their length, which is made 1.
         result[block] = descriptors[block] + np.einsum("qk,qkd->qd", weights[block], database[rows[block]])

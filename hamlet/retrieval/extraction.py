@@ -1,11 +1,7 @@
 """Descriptors of many images: decoded by workers, written in shards, resumed where a killed run left off.
 
-The folder of an extraction holds a manifest, which ties it to one model, one list of images and one set of settings,
-and
-
-- while it runs, ``shards/``: one file each for a run of images, written beside and renamed, so each is whole or not
-  there;
-- when it is done, ``descriptors.npy``, float32 (n, dim), and the ids and failures in the manifest.
+Processes that ``torchrun`` or ``accelerate launch`` started, on one host or several, share the shards of a folder that
+all of them reach. What lies in the folder is told in :mod:`hamlet.retrieval.shards`.
 """
 
 from __future__ import annotations
@@ -13,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,32 +22,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from hamlet import models
-from hamlet.files import printable, remove_parts, replacing
+from hamlet import models, processes
+from hamlet.files import printable
 from hamlet.images import ImageList, UnreadableImage, load_image
+from hamlet.retrieval import shards
 from hamlet.retrieval.cost import evaluating
+from hamlet.retrieval.shards import DTYPES, Extraction
 
-FORMAT = "hamlet-extraction"
-VERSION = 2
 SCALES = (0.7071, 1.0, 1.4142)
 """What multi-scale descriptors are made of, unless other scales are given."""
 
 Box = Sequence[float]
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """What an extraction gives.
-
-    Args:
-        descriptors: float32 (n, dim), L2-normalised, memory-mapped; row i belongs to ``ids[i]``.
-        ids: names of the images, in the order of the list, without those that failed.
-        failures: (name, reason) of the images that have no descriptor.
-    """
-
-    descriptors: NDArray[np.float32]
-    ids: list[str]
-    failures: list[tuple[str, str]]
 
 
 def extract(
@@ -63,6 +43,7 @@ def extract(
     boxes: Sequence[Box | None] | None = None,
     longest_side: int = 1024,
     scales: Sequence[float] = (1.0,),
+    dtype: str = "float32",
     batch_size: int = 8,
     shard_size: int = 1024,
     workers: int | None = None,
@@ -71,26 +52,29 @@ def extract(
     """Compute the descriptors of a list of images.
 
     Killed at any moment and called again with the same arguments it goes on, re-doing at most one shard; called again
-    when done it reads the result. Images that cannot be read, and those whose descriptor is not finite, are reported
-    and passed over.
+    when done it reads the result. Called in several processes at once, as ``torchrun`` starts them, each describes its
+    share of the shards, and all return the whole. Images that cannot be read, and those whose descriptor is not finite,
+    are reported and passed over.
 
     Args:
         model: takes a list of float images (3, h, w) in [0, 1] and returns (B, dim); it runs on the device that it is
             on.
         images: see :func:`hamlet.images.list_images`.
-        out: folder of the extraction.
+        out: folder of the extraction, which all processes must reach.
         boxes: for each image (left, top, right, bottom) to cut out first, or None.
         longest_side: see :func:`hamlet.images.load_image`.
         scales: see :func:`describe`.
+        dtype: in which descriptors are kept: "float32", or "float16", which takes half the space and rounds the
+            numbers to 11 bits.
         batch_size: images a call of the model.
         shard_size: images a shard; a run that resumes keeps the size that it began with.
-        workers: processes that decode; default one for each processor beyond the first, at most 8, and none for fewer
-            images than two batches.
+        workers: processes that decode; default one for each processor beyond the first, at most 8, shared among the
+            processes of this host, and none for fewer images than two batches.
         progress: show a bar, and the failures at the end, on stderr.
 
     Raises:
         ValueError: settings out of range; ``out`` holds the extraction of another model, other images or other
-            settings, or something else altogether.
+            settings, or something else altogether; another run is at work in it.
     """
     for name, value in {"longest_side": longest_side, "batch_size": batch_size, "shard_size": shard_size}.items():
         if value < 1:
@@ -100,23 +84,24 @@ def extract(
         raise ValueError(f"workers: got {workers}, expected at least 0")
     if boxes is not None and len(boxes) != len(images):
         raise ValueError(f"boxes: got {len(boxes)}, expected one for each of the {len(images)} images")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: got {dtype!r}, expected one of {', '.join(DTYPES)}")
     out = Path(out)
-    console = Console(stderr=True, quiet=not progress)
-    # Any module with a name, a config and weights has a fingerprint.
-    identity = models.fingerprint(model)  # type: ignore[arg-type]
     settings = {
-        "model": identity,
+        # Any module with a name, a config and weights has a fingerprint.
+        "model": models.fingerprint(model),  # type: ignore[arg-type]
         "images": _digest(images, boxes),
         "longest_side": longest_side,
         "scales": [float(scale) for scale in scales],
+        "dtype": dtype,
     }
-    manifest = _open_manifest(out, settings, shard_size)
-    if "ids" not in manifest:
+    console = Console(stderr=True, quiet=not progress or processes.rank() > 0)
+    if not processes.from_first(lambda: shards.is_done(out, settings)):
         pictures = _Pictures(images, boxes, longest_side)
-        _run(model, scales, pictures, out, manifest["shard_size"], batch_size, workers, console)
-        manifest = _assemble(out, manifest, images)
-    shutil.rmtree(out / "shards", ignore_errors=True)
-    result = _read(out, manifest)
+        _extract(model, scales, pictures, out, settings, shard_size, batch_size, workers, console)
+    result = shards.read(out, settings)
+    if result is None:
+        raise ValueError(f"{out}: not the folder of the first process, expected one that all processes reach")
     _show_failures(console, result.failures)
     return result
 
@@ -184,30 +169,62 @@ class _Pictures(Dataset[tuple[int, NDArray[np.uint8] | str]]):
             return position, "the path leaves the folder"
 
 
-def _run(
+def _extract(
     model: nn.Module,
     scales: Sequence[float],
     pictures: _Pictures,
     out: Path,
+    settings: dict[str, Any],
     shard_size: int,
     batch_size: int,
     workers: int | None,
     console: Console,
 ) -> None:
-    """Write every shard that is not there yet."""
-    count = len(pictures)
-    starts = [start for start in range(0, count, shard_size) if not _shard(out, start).exists()]
-    todo = [range(start, min(start + shard_size, count)) for start in starts]
-    batches = [list(shard[i : i + batch_size]) for shard in todo for i in range(0, len(shard), batch_size)]
+    """Write what is missing, each process its share, and put it together."""
+    images = pictures.images
+    with ExitStack() as held:
+
+        def begin() -> list[range]:
+            held.enter_context(shards.alone_in(out))
+            return shards.begin(out, settings, len(images), shard_size)
+
+        todo = processes.from_first(begin)
+        if shards.read_manifest(out, settings) is None:
+            raise ValueError(f"{out}: not the folder of the first process, expected one that all processes reach")
+        _run(model, scales, pictures, out, settings["dtype"], todo, batch_size, workers, console)
+        processes.wait_for_all()
+
+        def finish() -> None:
+            shards.assemble(out, settings, images)
+            shards.clean(out)
+
+        processes.from_first(finish)
+
+
+def _run(
+    model: nn.Module,
+    scales: Sequence[float],
+    pictures: _Pictures,
+    out: Path,
+    dtype: str,
+    todo: Sequence[range],
+    batch_size: int,
+    workers: int | None,
+    console: Console,
+) -> None:
+    """Write this process's shards of those that are to be written."""
+    mine = todo[processes.rank() :: processes.count()]
+    batches = [list(shard[i : i + batch_size]) for shard in mine for i in range(0, len(shard), batch_size)]
     if workers is None:
-        workers = min(8, len(os.sched_getaffinity(0)) - 1) if hasattr(os, "sched_getaffinity") else 1
-        workers = 0 if len(batches) < 2 else workers
+        workers = _workers() if len(batches) > 1 else 0
     # The workers are forked before the bar's thread starts.
     loaded = iter(DataLoader(pictures, batch_sampler=batches, num_workers=workers, collate_fn=list))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar, evaluating(model):
-        task = bar.add_task("extracting", total=count, completed=count - sum(map(len, todo)))
-        for shard in todo:
+        others = "" if processes.count() == 1 else f", the first of {processes.count()} processes"
+        done = len(pictures) - sum(map(len, todo))
+        task = bar.add_task(f"extracting{others}", total=done + sum(map(len, mine)), completed=done)
+        for shard in mine:
             rows: list[NDArray[np.float32]] = []
             positions: list[int] = []
             reasons: dict[int, str] = {}
@@ -215,7 +232,12 @@ def _run(
                 batch = next(loaded)
                 _describe_batch(model, scales, batch, rows, positions, reasons)
                 bar.advance(task, len(batch))
-            _write_shard(_shard(out, shard.start), rows, positions, reasons)
+            shards.write_shard(out, shard, [row.astype(dtype) for row in rows], positions, reasons)
+
+
+def _workers() -> int:
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    return min(8, max(processors // processes.on_this_host() - 1, 0))
 
 
 def _describe_batch(
@@ -241,92 +263,6 @@ def _describe_batch(
             reasons[position] = "the model's descriptor holds NaN or infinity"
 
 
-def _shard(out: Path, start: int) -> Path:
-    return out / "shards" / f"{start:010d}.npz"
-
-
-def _write_shard(
-    path: Path, rows: Sequence[NDArray[np.float32]], positions: Sequence[int], reasons: dict[int, str]
-) -> None:
-    with replacing(path) as file:
-        np.savez(
-            file,
-            descriptors=np.stack(rows) if rows else np.zeros((0, 0), np.float32),
-            positions=np.array(positions, dtype=np.int64),
-            failed=np.array(list(reasons), dtype=np.int64),
-            reasons=np.array(list(reasons.values()), dtype=np.str_),
-        )
-
-
-def _assemble(out: Path, manifest: dict[str, Any], images: ImageList) -> dict[str, Any]:
-    """Put the shards together. The manifest comes last, so a kill before it only repeats this step."""
-    kept: list[int] = []
-    failures = [list(pair) for pair in images.skipped]
-    dim = 0
-    shards = [_shard(out, start) for start in range(0, len(images), manifest["shard_size"])]
-    for path in shards:
-        with np.load(path) as shard:
-            kept.extend(shard["positions"].tolist())
-            dim = max(dim, shard["descriptors"].shape[1])
-            failures.extend(
-                [images.names[position], str(reason)]
-                for position, reason in zip(shard["failed"], shard["reasons"], strict=True)
-            )
-    with replacing(out / "descriptors.npy") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(kept), dim)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for path in shards:
-            with np.load(path) as shard:
-                file.write(shard["descriptors"].astype("<f4").tobytes())
-    manifest = {**manifest, "ids": [images.names[position] for position in kept], "failures": failures}
-    _write_json(out / "manifest.json", manifest)
-    return manifest
-
-
-def _read(out: Path, manifest: dict[str, Any]) -> Extraction:
-    ids = manifest["ids"]
-    try:
-        descriptors = np.load(out / "descriptors.npy", mmap_mode="r" if ids else None)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{out}: descriptors.npy is missing or damaged ({error}); remove the folder") from error
-    if descriptors.ndim != 2 or len(descriptors) != len(ids):
-        raise ValueError(f"{out}: descriptors.npy has shape {descriptors.shape} for {len(ids)} ids; remove the folder")
-    return Extraction(descriptors, ids, [(name, reason) for name, reason in manifest["failures"]])
-
-
-def _open_manifest(out: Path, settings: dict[str, Any], shard_size: int) -> dict[str, Any]:
-    """Read the manifest of a run to go on with, after checking that it is of this run, or begin one."""
-    path = out / "manifest.json"
-    if out.is_dir():
-        remove_parts(out)
-    if not path.exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(f"{out}: holds no extraction, expected an empty or new folder")
-        manifest = {"format": FORMAT, "version": VERSION, **settings, "shard_size": shard_size}
-        _write_json(path, manifest)
-        return manifest
-    try:
-        found = json.loads(path.read_text())
-        known = found["format"] == FORMAT and found["version"] == VERSION
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise ValueError(f"{path}: not the manifest of an extraction of this version, expected another folder")
-    for name, value in settings.items():
-        if found.get(name) != value:
-            what = f"{name} {found.get(name)}, not {value}"
-            if name == "images":
-                what = "other images, or of images that have changed since"
-            raise ValueError(f"{out}: holds an extraction of {what}; name another folder or remove it")
-    manifest = dict(found)
-    return manifest
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(content, indent=1).encode())
-
-
 def _digest(images: ImageList, boxes: Sequence[Box | None] | None) -> str:
     """Changes with the list, the boxes, and any file's size or time of change."""
     digest = hashlib.sha256()
@@ -343,6 +279,7 @@ def _digest(images: ImageList, boxes: Sequence[Box | None] | None) -> str:
 
 def _show_failures(console: Console, failures: Sequence[tuple[str, str]]) -> None:
     if failures:
-        console.print(f"{len(failures)} images have no descriptor:", style="yellow")
+        subject = "1 image has" if len(failures) == 1 else f"{len(failures)} images have"
+        console.print(f"{subject} no descriptor:", style="yellow")
     for name, reason in failures:
         console.print(f"  {printable(name)}: {reason}", markup=False, highlight=False, soft_wrap=True)

@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hamlet.files import printable, replacing
+from hamlet.files import replacing
 from hamlet.images import UnreadableImage, load_image
 from hamlet.models import Gem, Hamlet
 from hamlet.retrieval.cost import evaluating
@@ -133,7 +133,8 @@ def write_report(path: Path | str, title: str, sections: Sequence[Section], *, l
     page = _environment().get_template("report.html").render(title=title, lead=lead, sections=sections)
     path = Path(path)
     with replacing(path) as file:
-        file.write(printable(page).encode())
+        # A name may hold bytes that are no text.
+        file.write(page.encode(errors="backslashreplace"))
     return path
 
 

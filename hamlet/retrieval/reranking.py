@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from hamlet.retrieval import diffusion, expansion
 from hamlet.retrieval.diffusion import diffuse, neighbour_graph
 from hamlet.retrieval.expansion import augment_database, expand_queries
+from hamlet.retrieval.neighbours import inner_products, scratch
 
 # Step: its settings, with the values that they have unless others are given.
 SETTINGS: Mapping[str, Mapping[str, int | float]] = {
@@ -59,14 +61,17 @@ def parse_steps(text: str) -> list[Step]:
     return steps
 
 
-def make_search(queries: NDArray[np.float32], database: NDArray[np.float32], steps: Sequence[Step]) -> Search:
+def make_search(
+    queries: NDArray[Any], database: NDArray[Any], steps: Sequence[Step], folder: Path | str | None = None
+) -> Search:
     """A function from a slice of the queries to their scores, float32 (block, database), higher is better.
 
     Args:
-        queries: float32 (queries, dim), L2-normalised.
-        database: float32 (database, dim), L2-normalised.
+        queries: float16 or float32 (queries, dim), L2-normalised.
+        database: float16 or float32 (database, dim), L2-normalised.
         steps: in the order in which they happen. ``dba`` changes the database for what follows; ``alpha-qe`` the
             queries; ``diffusion`` takes the place of inner products.
+        folder: on whose disk the changed database goes; default that for temporary files.
 
     >>> rows = np.eye(3, dtype=np.float32)
     >>> make_search(rows[:2], rows, parse_steps("alpha-qe:k=1"))(slice(1, 2)).tolist()
@@ -78,14 +83,14 @@ def make_search(queries: NDArray[np.float32], database: NDArray[np.float32], ste
     for step in steps if len(queries) else ():
         settings = dict(step.settings)
         if step.name == "dba":
-            database = augment_database(database, **settings)
+            database = augment_database(database, **settings, out=scratch(database.shape, folder))
         elif step.name == "alpha-qe":
             queries = expand_queries(queries, database, **settings)
         else:
             graph = neighbour_graph(database, k=settings.pop("k"))
     if graph is not None:
         return lambda block: diffuse(queries[block], database, graph, **settings)
-    return lambda block: queries[block] @ database.T
+    return lambda block: inner_products(queries[block], database)
 
 
 def _parse_step(text: str) -> Step:

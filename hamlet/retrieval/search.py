@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 import warnings
@@ -11,16 +12,18 @@ from pathlib import Path
 
 import torch
 
+from hamlet import processes
 from hamlet.images import ImageList, inside, list_images
 from hamlet.models import Model, create_model, fingerprint, load_checkpoint, save_checkpoint
 from hamlet.retrieval.datasets import list_classes
 from hamlet.retrieval.extraction import extract
 from hamlet.retrieval.ids import Ids
+from hamlet.retrieval.neighbours import scratch
 from hamlet.retrieval.recall import Check, check_recall
 from hamlet.retrieval.report import Picture, Ranked, RankedSection, picture_with_maps, write_report
 from hamlet.retrieval.stores import Store, beside, build_store, check_place, open_store
 from hamlet.retrieval.update import Update, stamps_of
-from hamlet.retrieval.whitening import Whitening, fit_learned, fit_pca, pairs_of_classes
+from hamlet.retrieval.whitening import Origin, Whitening, fit_learned, fit_pca, load_whitening, pairs_of_classes
 
 MAKE_AGAIN = "or make the index again with `hamlet index`"
 
@@ -37,7 +40,7 @@ class Found:
 
 
 def open_model(name_or_checkpoint: str | Path) -> tuple[Model, Path | None]:
-    """A model in evaluation mode on the first GPU, or the CPU: of a checkpoint, or by name with random weights.
+    """A model in evaluation mode on this process's GPU, or the CPU: of a checkpoint, or by name with random weights.
 
     Returns:
         The model, and the checkpoint's absolute path or None. Random weights come with a UserWarning; they are drawn
@@ -59,7 +62,7 @@ def open_model(name_or_checkpoint: str | Path) -> tuple[Model, Path | None]:
         warnings.warn(
             f"{name_or_checkpoint} is a name, not a checkpoint: its weights are random (seed 0)", stacklevel=2
         )
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), checkpoint
+    return model.eval().to(processes.device()), checkpoint
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ def build_index(
     *,
     factory: str | None = None,
     longest_side: int = 1024,
+    scales: Sequence[float] = (1.0,),
+    whiten: Path | None = None,
+    dtype: str = "float32",
     update: bool = False,
     check: bool = False,
     progress: bool = True,
@@ -87,7 +93,8 @@ def build_index(
     """Describe the images of a folder or list, and make an index that remembers its model, images and settings.
 
     Random weights are kept beside the index, in OUT.model.pt, so that it can be searched. What has been extracted lies
-    in OUT.extraction until the index is made: a run that was stopped goes on from there.
+    in OUT.extraction until the index is made: a run that was stopped goes on from there. Of several processes, as
+    ``torchrun`` starts them, each describes its share; the first alone makes the index.
 
     Args:
         model: checkpoint, or a model's name.
@@ -95,13 +102,16 @@ def build_index(
         out: the index file, or an address in Milvus: see `hamlet.retrieval.milvus.Address`.
         factory: what `faiss.index_factory` takes; default "Flat", and for an update what the index was made with.
         longest_side: pixels to which images are shrunk.
+        scales, dtype: see `hamlet.retrieval.extraction.extract`.
+        whiten: file of a whitening learnt from descriptors of this model, longest side and scales.
         update: keep the index, describe only images that are new or have changed, and remove those that are gone.
         check: compare the index with exact search, see `hamlet.retrieval.recall.check_recall`.
         progress: show a bar, and the images left out, on stderr.
 
     Raises:
-        ValueError: no images, none that can be read, no such model, or a factory that faiss does not know; for an
-            update see `hamlet.retrieval.update.Update`.
+        ValueError: no images, none that can be read, no such model, a whitening of other descriptors, or a factory that
+            faiss does not know; for an update see `hamlet.retrieval.update.Update`.
+        LeftToFirst: in every process but the first, when all images are described.
     """
     if update and check:
         raise ValueError("check: got it with an update, which does not have the descriptors of the images it keeps")
@@ -110,30 +120,45 @@ def build_index(
     check_place(out)
     images = list_images(folder)
     network, checkpoint = open_model(model)
+    origin = Origin(fingerprint(network), longest_side, tuple(scales))
+    whitening = load_whitening(whiten, origin) if whiten is not None else None
     remembered = checkpoint or beside(out, ".model.pt").resolve()
     metadata = {
         "checkpoint": str(remembered),
-        "fingerprint": fingerprint(network),
+        "fingerprint": origin.model,
         "root": str(images.root.resolve()),
         "longest_side": longest_side,
+        "scales": list(scales),
+        "whitening": None if whiten is None else str(whiten.resolve()),
+        "whitening_digest": None if whiten is None else _digest(whiten),
     }
     # Before they are read: an image that changes meanwhile is described again by the next update.
     stamps = stamps_of(images)
-    old = Update(out, images, stamps, metadata) if update else None
-    if checkpoint is None:
+    old = None
+
+    def new_or_changed() -> ImageList:
+        nonlocal old
+        old = Update(out, images, stamps, metadata)
+        return old.wanted
+
+    wanted = processes.from_first(new_or_changed) if update else images
+    if checkpoint is None and processes.rank() == 0:
         save_checkpoint(remembered, network)
-    wanted = old.wanted if old is not None else images
     partial = beside(out, ".extraction")
-    found = extract(network, wanted, partial, longest_side=longest_side, progress=progress)
+    found = extract(network, wanted, partial, longest_side=longest_side, scales=scales, dtype=dtype, progress=progress)
+    processes.leave_to_first()
     if old is None and not found.ids:
         raise ValueError(f"{folder}: none of its {len(images)} images can be read")
+    descriptors = found.descriptors
+    if whitening is not None and found.ids:
+        descriptors = whitening(descriptors, scratch((len(descriptors), len(whitening.projection)), partial))
     stamps = stamps[Ids.of(images.names).find(found.ids)]
     if old is not None:
-        index = old.apply(found.descriptors, found.ids, stamps)
+        index = old.apply(descriptors, found.ids, stamps)
     else:
         factory = factory or "Flat"
-        index = build_store(out, found.descriptors, found.ids, factory=factory, stamps=stamps, metadata=metadata)
-    checked = check_recall(index, found.descriptors, found.ids) if check else None
+        index = build_store(out, descriptors, found.ids, factory=factory, stamps=stamps, metadata=metadata)
+    checked = check_recall(index, descriptors, found.ids) if check else None
     shutil.rmtree(partial)
     return Built(index, found.failures, len(found.ids), len(old.gone) if old is not None else 0, checked)
 
@@ -151,6 +176,8 @@ def make_whitening(
 ) -> tuple[Whitening, list[tuple[str, str]]]:
     """Learn a whitening from images, and write it. What has been extracted lies in OUT.extraction until then.
 
+    Of several processes each describes its share; the first alone goes on from there.
+
     Args:
         model: checkpoint, or a model's name.
         source: for PCA see `hamlet.retrieval.list_images`, for learned see `hamlet.retrieval.datasets.list_classes`.
@@ -164,22 +191,24 @@ def make_whitening(
 
     Raises:
         ValueError: no images, none that can be read, no such model, or too few images for the whitening wanted.
+        LeftToFirst: in every process but the first, when all images are described.
     """
     images, labels = list_classes(source) if learned else (list_images(source), [])
     network, _ = open_model(model)
     partial = out.with_name(f"{out.name}.extraction")
     found = extract(network, images, partial, longest_side=longest_side, scales=scales, progress=progress)
+    processes.leave_to_first()
     if not found.ids:
         raise ValueError(f"{source}: none of its {len(images)} images can be read")
-    identity = fingerprint(network)
+    origin = Origin(fingerprint(network), longest_side, tuple(scales))
     if learned:
         label = dict(zip(images.names, labels, strict=True))
         pairs = pairs_of_classes([label[name] for name in found.ids])
         if not pairs:
             raise ValueError(f"{source}: every class has a single image, expected two or more of some")
-        whitening = fit_learned(found.descriptors, pairs, dim, model=identity)
+        whitening = fit_learned(found.descriptors, pairs, dim, origin=origin)
     else:
-        whitening = fit_pca(found.descriptors, dim, model=identity)
+        whitening = fit_pca(found.descriptors, dim, origin=origin)
     whitening.save(out)
     shutil.rmtree(partial)
     return whitening, found.failures
@@ -188,7 +217,7 @@ def make_whitening(
 def search_index(
     path: Path | str, queries: Sequence[Path], top: int = 10, *, maps: bool = False, memory_map: bool = False
 ) -> tuple[list[Found], list[tuple[str, str]]]:
-    """Search an index with images, described by the model and at the size that the index was made with.
+    """Search an index with images, described as the index was made: by its model, at its size and scales, whitened.
 
     Args:
         path: the index file, or its address in Milvus.
@@ -201,29 +230,32 @@ def search_index(
         What each query that can be read found, in their order; and (query, reason) of the others.
 
     Raises:
-        ValueError: no such index or query, no query that can be read, a model that is gone or has changed, or an id
-            that leaves the folder of the images.
+        ValueError: no such index or query, no query that can be read, a model or whitening that is gone or has changed,
+            an id that leaves the folder of the images, or several processes.
     """
+    if processes.count() > 1:
+        raise ValueError(f"processes: got {processes.count()}, expected one, as a search is not shared")
     missing = [str(query) for query in queries if not query.is_file()]
     if missing or not queries:
         raise ValueError(f"queries: no such file: {', '.join(missing)}" if missing else "queries: got none")
     index = open_store(path, memory_map=memory_map)
     model = _model_of(index, path)
+    whitening = _whitening_of(index, path)
     # An image list keeps below one root: for images from anywhere, that of the file system.
     root = Path(queries[0].resolve().anchor)
     names = [query.resolve().relative_to(root).as_posix() for query in queries]
     with tempfile.TemporaryDirectory() as folder:
-        longest_side = index.metadata["longest_side"]
-        extraction = extract(
-            model, ImageList(root, list(dict.fromkeys(names))), Path(folder), longest_side=longest_side, progress=False
-        )
+        settings = {name: index.metadata[name] for name in ("longest_side", "scales")}
+        different = ImageList(root, list(dict.fromkeys(names)))
+        extraction = extract(model, different, Path(folder), **settings, progress=False)
         # A query may come twice, or by two names: each gets its answer.
         reasons = dict(extraction.failures)
         given = list(zip(queries, names, strict=True))
         failures = [(str(query), reasons[name]) for query, name in given if name in reasons]
         if not extraction.ids:
             raise ValueError(f"queries: none can be read: {'; '.join(': '.join(failure) for failure in failures)}")
-        scores, ids = index.search(extraction.descriptors, top)
+        descriptors = extraction.descriptors if whitening is None else whitening(extraction.descriptors)
+        scores, ids = index.search(descriptors, top)
     images = Path(index.metadata["root"])
     answers = {
         name: (row_ids, [inside(images, row_id) for row_id in row_ids], row_scores[: len(row_ids)].tolist())
@@ -254,16 +286,35 @@ def write_search_report(path: Path, found: Sequence[Found]) -> Path:
 
 def _model_of(index: Store, path: Path | str) -> Model:
     """The model that made an index: from the checkpoint that it remembers, or one of that name beside the index."""
-    if missing := {"checkpoint", "fingerprint", "root", "longest_side"} - index.metadata.keys():
+    needed = {"checkpoint", "fingerprint", "root", "longest_side", "scales", "whitening", "whitening_digest"}
+    if missing := needed - index.metadata.keys():
         raise ValueError(f"{path}: does not tell its {', '.join(sorted(missing))}; make it with `hamlet index`")
-    remembered = Path(index.metadata["checkpoint"])
-    places = [place for place in (remembered, beside(path, "").with_name(remembered.name)) if place.is_file()]
-    if not places:
-        raise ValueError(
-            f"{remembered}: the checkpoint that made {path} is gone; put it back or beside it, {MAKE_AGAIN}"
-        )
+    places = _places(index.metadata["checkpoint"], path)
     for place in places:
         model, _ = open_model(place)
         if fingerprint(model) == index.metadata["fingerprint"]:
             return model
     raise ValueError(f"{places[0]}: not the weights that made {path}; put those back, {MAKE_AGAIN}")
+
+
+def _whitening_of(index: Store, path: Path | str) -> Whitening | None:
+    """The whitening of an index's descriptors, found as its model is; None where it has none."""
+    if index.metadata["whitening"] is None:
+        return None
+    places = _places(index.metadata["whitening"], path)
+    for place in places:
+        if _digest(place) == index.metadata["whitening_digest"]:
+            return Whitening.load(place)
+    raise ValueError(f"{places[0]}: not the whitening that made {path}; put that back, {MAKE_AGAIN}")
+
+
+def _places(remembered: str, path: Path | str) -> list[Path]:
+    """Where a file that made an index is: where it was, or beside the index."""
+    file = Path(remembered)
+    if places := [place for place in (file, beside(path, "").with_name(file.name)) if place.is_file()]:
+        return places
+    raise ValueError(f"{file}: a file that made {path} is gone; put it back or beside the index, {MAKE_AGAIN}")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

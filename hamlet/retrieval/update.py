@@ -67,8 +67,8 @@ class Update:
 
 
 def _check_same(held: dict[str, Any], now: dict[str, Any], place: Path | str) -> None:
-    # A checkpoint may have moved: its fingerprint tells what is in it.
-    for name in sorted((held.keys() | now.keys()) - {"checkpoint"}):
+    # These files may have moved: a fingerprint and a digest tell what is in them.
+    for name in sorted((held.keys() | now.keys()) - {"checkpoint", "whitening"}):
         if held.get(name) != now.get(name):
             raise ValueError(
                 f"{place}: made with {name} {held.get(name)}, not {now.get(name)}; "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -17,9 +18,24 @@ from hamlet.files import replacing
 from hamlet.retrieval.neighbours import blocks, check_matrix, normalise
 
 FORMAT = "hamlet-whitening"
-VERSION = 1
+VERSION = 2
 # Directions whose variance is this much smaller than the largest are what rounding left.
 _LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What descriptors were made by, and so what a whitening of them is good for.
+
+    Args:
+        model: the model's fingerprint.
+        longest_side: see :func:`hamlet.images.load_image`.
+        scales: see :func:`hamlet.retrieval.extraction.describe`.
+    """
+
+    model: str
+    longest_side: int
+    scales: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class Whitening:
     Args:
         mean: float32 (dim,).
         projection: float32 (out, dim).
-        model: fingerprint of the model whose descriptors it was learnt from; empty if that is not known.
+        origin: of the descriptors that it was learnt from; None if that is not known.
 
     >>> whitening = Whitening(np.zeros(2, np.float32), np.array([[2, 0], [0, 1]], np.float32))
     >>> whitening(np.array([[3.0, 8.0]])).round(3).tolist()
@@ -38,19 +54,23 @@ class Whitening:
 
     mean: NDArray[np.float32]
     projection: NDArray[np.float32]
-    model: str = ""
+    origin: Origin | None = None
 
-    def __call__(self, descriptors: ArrayLike) -> NDArray[np.float32]:
-        """float32 (n, out), L2-normalised, of floating (n, dim); ValueError for another width."""
+    def __call__(self, descriptors: ArrayLike, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """float32 (n, out), L2-normalised, of floating (n, dim), put into ``out`` if that is given.
+
+        Raises:
+            ValueError: descriptors of another width.
+        """
         array = check_matrix("descriptors", descriptors, len(self.mean))
-        result = np.empty((len(array), len(self.projection)), dtype=np.float32)
+        result = np.empty((len(array), len(self.projection)), dtype=np.float32) if out is None else out
         for block in blocks(len(array)):
             result[block] = normalise((array[block] - self.mean) @ self.projection.T)
         return result
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file, atomically."""
-        about = json.dumps({"format": FORMAT, "version": VERSION, "model": self.model})
+        about = json.dumps({"format": FORMAT, "version": VERSION, "origin": self.origin and asdict(self.origin)})
         tensors = {"mean": self.mean, "projection": np.ascontiguousarray(self.projection)}
         with replacing(path) as file:
             file.write(safetensors.numpy.save(tensors, metadata={"hamlet": about}))
@@ -78,16 +98,41 @@ class Whitening:
             raise ValueError(f"{path}: not a whitening, expected {expected}")
         if about.get("version") != VERSION:
             raise ValueError(f"{path}: version {about.get('version')}, expected {VERSION}")
-        return cls(tensors["mean"], tensors["projection"], str(about.get("model", "")))
+        return cls(tensors["mean"], tensors["projection"], _read_origin(about.get("origin")))
 
 
-def fit_pca(descriptors: ArrayLike, dim: int | None = None, *, model: str = "") -> Whitening:
+def load_whitening(path: Path | str, origin: Origin) -> Whitening:
+    """Read a whitening for descriptors of this origin.
+
+    Raises:
+        ValueError: as :meth:`Whitening.load`, and for one that was learnt from descriptors made otherwise.
+    """
+    whitening = Whitening.load(path)
+    if whitening.origin is None:
+        raise ValueError(f"{path}: does not tell what it was learnt from, expected a file that `hamlet whiten` wrote")
+    learnt, wanted = asdict(whitening.origin), asdict(origin)
+    if other := [f"{name} {learnt[name]}, not {wanted[name]}" for name in wanted if learnt[name] != wanted[name]]:
+        raise ValueError(
+            f"{path}: learnt from other descriptors ({'; '.join(other)}), "
+            "expected a file that `hamlet whiten` wrote with this model and these settings"
+        )
+    return whitening
+
+
+def _read_origin(about: Any) -> Origin | None:
+    try:
+        return Origin(str(about["model"]), int(about["longest_side"]), tuple(map(float, about["scales"])))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def fit_pca(descriptors: ArrayLike, dim: int | None = None, *, origin: Origin | None = None) -> Whitening:
     """PCA whitening: onto the directions of largest variance, each divided by the square root of its variance.
 
     Args:
         descriptors: floating (n, dim).
         dim: how many directions; default all in which the descriptors vary.
-        model: kept with the result.
+        origin: kept with the result.
 
     Raises:
         ValueError: descriptors that are no finite matrix, or that vary in fewer directions than ``dim``.
@@ -105,10 +150,12 @@ def fit_pca(descriptors: ArrayLike, dim: int | None = None, *, model: str = "") 
     varied = int((values > _LEAST * values[0]).sum()) if values[0] > 0 else 0
     kept = _check_dim(dim, varied, f"the directions in which {len(array)} descriptors vary")
     projection = (vectors[:, :kept] * values[:kept] ** -0.5).T
-    return Whitening(mean.astype(np.float32), projection.astype(np.float32), model)
+    return Whitening(mean.astype(np.float32), projection.astype(np.float32), origin)
 
 
-def fit_learned(descriptors: ArrayLike, pairs: ArrayLike, dim: int | None = None, *, model: str = "") -> Whitening:
+def fit_learned(
+    descriptors: ArrayLike, pairs: ArrayLike, dim: int | None = None, *, origin: Origin | None = None
+) -> Whitening:
     """Learned whitening: what differs between pictures of one thing is made alike in all directions, then PCA.
 
     With C the covariance of the differences of the pairs and C = L L^T, descriptors are projected by the inverse of L
@@ -118,7 +165,7 @@ def fit_learned(descriptors: ArrayLike, pairs: ArrayLike, dim: int | None = None
         descriptors: floating (n, dim).
         pairs: int (pairs, 2), rows of descriptors that show the same thing.
         dim: how many directions; default all.
-        model: kept with the result.
+        origin: kept with the result.
 
     Raises:
         ValueError: descriptors that are no finite matrix, pairs that are no rows of it, or pairs whose differences do
@@ -153,7 +200,7 @@ def fit_learned(descriptors: ArrayLike, pairs: ArrayLike, dim: int | None = None
     mean, covariance = _moments(array)
     _, vectors = np.linalg.eigh(inverse @ covariance @ inverse.T)
     projection = vectors[:, ::-1][:, :kept].T @ inverse
-    return Whitening(mean.astype(np.float32), projection.astype(np.float32), model)
+    return Whitening(mean.astype(np.float32), projection.astype(np.float32), origin)
 
 
 def pairs_of_classes(labels: Sequence[str]) -> list[tuple[int, int]]:
@@ -173,7 +220,7 @@ def pairs_of_classes(labels: Sequence[str]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _moments(array: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(array: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and covariance."""
     mean = array.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((array.shape[1], array.shape[1]))

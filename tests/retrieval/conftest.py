@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.retrieval.browser import NoBrowser, find_or_install
+
 
 @dataclass(frozen=True)
 class Config:
@@ -63,3 +65,11 @@ def write_pictures() -> Callable[[Path, int], list[str]]:
         return sorted(names)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    try:
+        return find_or_install()
+    except NoBrowser as reason:
+        pytest.skip(str(reason))

@@ -3,8 +3,6 @@ from __future__ import annotations
 import html
 import pickle
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from hamlet.images import ImageList
 from hamlet.retrieval.datasets import Labelled, Pictures, Ranking, load_benchmark
 from hamlet.retrieval.evaluate import evaluate
 from hamlet.retrieval.evaluation_report import Found, interpolated_precision
+from tests.retrieval.browser import photograph
 
 # Shades of red to green: the more green, the farther from red.
 SHADES = {"warm/a": 0, "warm/b": 40, "cold/c": 80, "warm/d": 120, "cold/e": 250, "lone/f": 160}
@@ -166,21 +165,11 @@ def test_links_that_leave_the_folder_are_not_shown(model: nn.Module, tmp_path: P
     assert [row[0] for row in rows_of(page)] == ["cold/e.png", "warm/b.png"]
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to draw the page")
-def test_a_browser_shows_the_page(model: nn.Module, tmp_path: Path) -> None:
+def test_a_browser_shows_the_page(browser: str, model: nn.Module, tmp_path: Path) -> None:
     write_shades(tmp_path / "in")
     path = tmp_path / "page.html"
     evaluate(Colour(model.config), "folder", tmp_path / "in", html=path, progress=False)
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--window-size=1200,2400",
-        f"--user-data-dir={tmp_path}/p",
-    ]
-    command = ["chromium", *options, f"--screenshot={tmp_path / 'a.png'}", path.as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    pixels = photograph(browser, path, (1200, 2400))
     for green in SHADES.values():
         assert (np.abs(pixels - [200, green, 0]).sum(axis=2) < 12).sum() > 40 * 30
 

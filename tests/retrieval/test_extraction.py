@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +13,7 @@ import torch
 from torch import nn
 
 from hamlet.images import ImageList, list_images, load_image
-from hamlet.retrieval import Index, extraction
+from hamlet.retrieval import Index, shards
 from hamlet.retrieval.extraction import SCALES, describe, extract
 
 Pictures = Callable[[Path, int], list[str]]
@@ -170,9 +166,14 @@ def test_a_finished_extraction_is_read_not_repeated(
     images = list_images(tmp_path / "in")
     first = extract(model, images, tmp_path / "out", progress=False)
     monkeypatch.setattr(type(model), "forward", None)
+    # As after a kill between the last rename and the end.
+    (tmp_path / "out" / "shards").mkdir()
+    (tmp_path / "out" / "shards" / "0000000000.npz").touch()
+    (tmp_path / "out" / "lock").touch()
     again = extract(model, images, tmp_path / "out", progress=False)
     assert again.ids == first.ids
     assert np.array_equal(again.descriptors, first.descriptors)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["descriptors.npy", "manifest.json"]
 
 
 def test_mixing_is_refused(make_model: Callable[[int], nn.Module], write_pictures: Pictures, tmp_path: Path) -> None:
@@ -225,6 +226,20 @@ def test_damaged_result_is_refused(model: nn.Module, write_pictures: Pictures, t
         extract(model, images, tmp_path / "out", progress=False)
 
 
+def test_float16_takes_half_and_rounds(model: nn.Module, write_pictures: Pictures, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 5)
+    images = list_images(tmp_path / "in")
+    whole = extract(model, images, tmp_path / "whole", shard_size=2, progress=False)
+    half = extract(model, images, tmp_path / "half", shard_size=2, dtype="float16", progress=False)
+    assert isinstance(half.descriptors, np.memmap)
+    assert half.descriptors.dtype == np.float16
+    assert np.array_equal(half.descriptors, whole.descriptors.astype(np.float16))
+    with pytest.raises(ValueError, match="holds an extraction of dtype float16, not float32"):
+        extract(model, images, tmp_path / "half", progress=False)
+    with pytest.raises(ValueError, match="dtype: got 'bfloat16', expected one of float32, float16"):
+        extract(model, images, tmp_path / "new", dtype="bfloat16", progress=False)
+
+
 @pytest.mark.parametrize("name", ["longest_side", "batch_size", "shard_size", "workers"])
 def test_bad_settings(model: nn.Module, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: got -1"):
@@ -254,8 +269,8 @@ def test_stopped_before_any_write_it_resumes(
                 raise KeyboardInterrupt
             left -= 1
 
-    replacing = extraction.replacing
-    monkeypatch.setattr(extraction, "replacing", stopping)
+    replacing = shards.replacing
+    monkeypatch.setattr(shards, "replacing", stopping)
     with pytest.raises(KeyboardInterrupt):
         extract(model, images, tmp_path / "out", batch_size=2, shard_size=3, progress=False)
     monkeypatch.undo()
@@ -263,60 +278,6 @@ def test_stopped_before_any_write_it_resumes(
     assert resumed.ids == whole.ids
     assert resumed.failures == whole.failures == [("1/bad.png", "the file is empty")]
     assert np.array_equal(resumed.descriptors, whole.descriptors)
-
-
-CHILD = """
-import importlib.util, sys, time
-from pathlib import Path
-from hamlet.retrieval.extraction import SCALES, describe, extract
-from hamlet.images import list_images
-
-conftest, source, out, log = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("doubles", conftest)
-doubles = importlib.util.module_from_spec(spec)
-sys.modules["doubles"] = doubles
-spec.loader.exec_module(doubles)
-
-class Logged(doubles.Descriptor):
-    def forward(self, images):
-        with open(log, "a") as file:
-            file.write(f"{len(images)}\\n")
-        time.sleep(0.02)
-        return super().forward(images)
-
-extract(Logged(), list_images(source), out, batch_size=2, shard_size=4, workers=1, progress=False)
-"""
-
-
-def test_killed_at_any_moment_nothing_is_lost_or_doubled(
-    model: nn.Module, write_pictures: Pictures, tmp_path: Path
-) -> None:
-    count, shard_size = 90, 4
-    names = write_pictures(tmp_path / "in", count)
-    out, log = tmp_path / "out", tmp_path / "log"
-    arguments = [sys.executable, "-c", CHILD, str(Path(__file__).with_name("conftest.py"))]
-    log.touch()
-    kills = 0
-    for batches in (1, 12, 27):
-        child = subprocess.Popen([*arguments, str(tmp_path / "in"), str(out), str(log)])
-        deadline = time.monotonic() + 60
-        while len(log.read_text().splitlines()) < batches and time.monotonic() < deadline:
-            assert child.poll() is None, "the extraction ended before it could be killed"
-            time.sleep(0.005)
-        child.send_signal(signal.SIGKILL)
-        kills += child.wait() == -signal.SIGKILL
-    assert kills == 3
-    assert "ids" not in json.loads((out / "manifest.json").read_text())
-    done = len(list((out / "shards").glob("*.npz")))
-    subprocess.run([*arguments, str(tmp_path / "in"), str(out), str(log)], check=True, timeout=120)
-    described = sum(map(int, log.read_text().split()))
-    assert done >= 10
-    assert count <= described <= count + kills * shard_size
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["ids"] == names
-    images = list_images(tmp_path / "in")
-    assert np.allclose(np.load(out / "descriptors.npy"), alone(model, images), atol=1e-6)
-    assert sorted(path.name for path in out.iterdir()) == ["descriptors.npy", "manifest.json"]
 
 
 def test_what_a_kill_left_half_written_is_removed(model: nn.Module, write_pictures: Pictures, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from hamlet.retrieval.report import (
     overlay,
     write_report,
 )
+from tests.retrieval.browser import photograph
 
 
 def plain(red: int = 0, height: int = 30, width: int = 40) -> torch.Tensor:
@@ -191,14 +190,10 @@ def test_overlay_bad_input(change: dict[str, object], message: str) -> None:
         overlay(plain(), **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to draw the page")
-def test_a_browser_shows_the_pictures(tmp_path: Path) -> None:
+def test_a_browser_shows_the_pictures(browser: str, tmp_path: Path) -> None:
     rows = [Ranked(Picture(plain(255, 200, 200), "q"), [Picture(plain(255, 200, 200), "r", score=0.5, correct=True)])]
     path = write_report(tmp_path / "a.html", "Title", [RankedSection("s", rows)])
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=900,600", f"--user-data-dir={tmp_path}/p"]
-    command = ["chromium", *options, f"--screenshot={tmp_path / 'a.png'}", path.as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    pixels = photograph(browser, path, (900, 600))
     red = (np.abs(pixels - [254, 0, 0]).sum(axis=2) < 12).sum()
     # Two red squares, of at least a hundred pixels a side.
     assert red > 2 * 100 * 100

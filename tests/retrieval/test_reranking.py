@@ -71,5 +71,5 @@ def test_no_step_takes_anything_but_descriptors_and_numbers() -> None:
         for function in (augment_database, expand_queries, neighbour_graph, diffuse, make_search)
         for name, parameter in inspect.signature(function).parameters.items()
     }
-    assert taken.keys() == {"database", "queries", "graph", "steps", "k", "alpha", "query_k"}
+    assert taken.keys() == {"database", "queries", "graph", "steps", "k", "alpha", "query_k", "out", "folder"}
     assert not any("datasets" in name or "metrics" in name for name in vars(reranking))

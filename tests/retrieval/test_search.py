@@ -64,7 +64,9 @@ def test_the_checkpoint_beside_the_index_serves_where_the_remembered_one_has_cha
 def test_an_index_of_another_make_is_refused(indexed: Path, pictures: Path, tmp_path: Path) -> None:
     rows = np.eye(2, 16, dtype=np.float32)
     Index.build(rows, ["a", "b"], metadata={"checkpoint": "model.pt"}).save(tmp_path / "b.index")
-    with pytest.raises(ValueError, match="does not tell its fingerprint, longest_side, root; make it with"):
+    with pytest.raises(
+        ValueError, match="does not tell its fingerprint, longest_side, root, scales, whitening; make it"
+    ):
         search_index(tmp_path / "b.index", [first(pictures)])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hamlet.retrieval.whitening import Whitening, fit_learned, fit_pca, pairs_of_classes
+from hamlet.retrieval.whitening import Origin, Whitening, fit_learned, fit_pca, load_whitening, pairs_of_classes
+
+ORIGIN = Origin("0123456789abcdef", 1024, (0.5, 1.0))
 
 
 def stretched(count: int, dim: int, seed: int) -> np.ndarray[Any, Any]:
@@ -97,13 +100,29 @@ def test_learned_bad_input() -> None:
 
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     rows = stretched(50, 4, 0)
-    whitening = fit_pca(rows, 3, model="0123456789abcdef")
+    whitening = fit_pca(rows, 3, origin=ORIGIN)
     whitening.save(tmp_path / "deep" / "w.safetensors")
     loaded = Whitening.load(tmp_path / "deep" / "w.safetensors")
-    assert loaded.model == "0123456789abcdef"
+    assert loaded.origin == ORIGIN
     assert np.array_equal(loaded(rows), whitening(rows))
     with pytest.raises(ValueError, match=r"descriptors: got shape \(50, 3\), expected \(n, 4\)"):
         loaded(rows[:, :3])
+
+
+def test_it_is_good_for_descriptors_of_its_own_making_alone(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    fit_pca(stretched(50, 4, 0), origin=ORIGIN).save(path)
+    assert load_whitening(path, ORIGIN).origin == ORIGIN
+    for change, words in {
+        "model": ({"model": "f" * 16}, "model 0123456789abcdef, not ffffffffffffffff"),
+        "side": ({"longest_side": 512}, "longest_side 1024, not 512"),
+        "scales": ({"scales": (1.0,)}, r"scales \(0.5, 1.0\), not \(1.0,\)"),
+    }.values():
+        with pytest.raises(ValueError, match=f"learnt from other descriptors \\({words}\\), expected a file that"):
+            load_whitening(path, dataclasses.replace(ORIGIN, **change))  # type: ignore[arg-type]
+    fit_pca(stretched(50, 4, 0)).save(path)
+    with pytest.raises(ValueError, match="does not tell what it was learnt from"):
+        load_whitening(path, ORIGIN)
 
 
 def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
@@ -123,13 +142,13 @@ def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
         Whitening.load(path)
     about = '{"format": "hamlet-whitening", "version": 9}'
     path.write_bytes(safetensors.numpy.save(tensors, metadata={"hamlet": about}))
-    with pytest.raises(ValueError, match="version 9, expected 1"):
+    with pytest.raises(ValueError, match="version 9, expected 2"):
         Whitening.load(path)
     path.write_bytes(safetensors.numpy.save(tensors, metadata={"hamlet": "[]"}))
     with pytest.raises(ValueError, match="not a whitening"):
         Whitening.load(path)
     for mean in (np.zeros(3, np.float32), np.zeros(2), np.array([0, np.nan], np.float32)):
         wrong = {**tensors, "mean": mean}
-        path.write_bytes(safetensors.numpy.save(wrong, metadata={"hamlet": about.replace("9", "1")}))
+        path.write_bytes(safetensors.numpy.save(wrong, metadata={"hamlet": about.replace("9", "2")}))
         with pytest.raises(ValueError, match="not a whitening"):
             Whitening.load(path)

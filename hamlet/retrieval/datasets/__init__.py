@@ -10,6 +10,7 @@ from hamlet.retrieval.datasets.benchmark import Benchmark, Pictures, Ranking
 from hamlet.retrieval.datasets.files import load_plain_pickle
 from hamlet.retrieval.datasets.labelled import Labelled, list_classes, load_labelled_csv, load_labelled_folder
 from hamlet.retrieval.datasets.landmarks import (
+    LandmarkKind,
     LandmarkRecognition,
     LandmarkRetrieval,
     LandmarkTraining,
@@ -50,6 +51,7 @@ __all__ = [
     "BENCHMARKS",
     "Benchmark",
     "Labelled",
+    "LandmarkKind",
     "LandmarkRecognition",
     "LandmarkRetrieval",
     "LandmarkTraining",

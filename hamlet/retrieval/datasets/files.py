@@ -22,33 +22,49 @@ def find_folder(folder: Path | str, below: str, file: str) -> Path:
     raise ValueError(f"{folder}: no {file}, expected it there or in {Path(folder, below)}")
 
 
-def check_images(folder: Path, names: Sequence[str]) -> ImageList:
+def check_images(
+    folder: Path, names: Sequence[str], source: Path | None = None, lines: Sequence[int] = ()
+) -> ImageList:
     """Those images of a folder, all of which are there.
+
+    Args:
+        folder: where they are.
+        names: paths below it.
+        source: the file that lists them, and ``lines`` on which line each, for errors to tell; or None.
 
     Raises:
         ValueError: no such folder, a name that leaves it or comes twice, or images that are missing, with their number
             and the first.
     """
+
+    def where(number: int) -> str:
+        return str(folder) if source is None else f"{source}, line {lines[number]}"
+
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, expected {len(names)} images in it")
     if len(set(names)) != len(names):
         seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{folder}: {twice!r} is listed twice, expected every image once")
+        twice = next(n for n, name in enumerate(names) if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{where(twice)}: {names[twice]!r} is listed twice, expected every image once")
     # One listing a folder is quicker than asking for millions of files.
     listings: dict[str, set[str]] = {}
     missing = []
-    for name in names:
-        parent, _, file = relative(name, folder).rpartition("/")
+    for number, name in enumerate(names):
+        try:
+            parent, _, file = relative(name, folder).rpartition("/")
+        except ValueError as error:
+            raise ValueError(f"{where(number)}: {error}") from None
         if parent not in listings:
             try:
                 listings[parent] = set(os.listdir(folder / parent))
             except OSError:
                 listings[parent] = set()
         if file not in listings[parent]:
-            missing.append(name)
+            missing.append(number)
     if missing:
-        raise ValueError(f"{folder}: lacks {len(missing)} of {len(names)} images, such as {missing[0]}")
+        listed = f" ({where(missing[0])})" if source is not None else ""
+        first = names[missing[0]]
+        raise ValueError(f"{folder}: lacks {len(missing)} of {len(names)} images, such as {first}{listed}")
     return ImageList(folder, names)
 
 

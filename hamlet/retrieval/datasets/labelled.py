@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,7 @@ def list_classes(source: Path | str) -> tuple[ImageList, list[str]]:
     """
     if Path(source).is_file():
         rows = _read_labels(Path(source))
-        return check_images(Path(source).parent, [name for name, _, _ in rows]), [label for _, label, _ in rows]
+        return _images(Path(source), rows), [row.label for row in rows]
     images = list_images(source)
     loose = [name for name in images.names if "/" not in name]
     if loose:
@@ -113,16 +114,15 @@ def load_labelled_csv(path: Path | str) -> Labelled:
     """
     path = Path(path)
     rows = _read_labels(path)
-    if not any(role for _, _, role in rows):
-        images = check_images(path.parent, [name for name, _, _ in rows])
-        return _leave_one_out(images, [label for _, label, _ in rows], path)
+    if not any(row.role for row in rows):
+        return _leave_one_out(_images(path, rows), [row.label for row in rows], path)
     parts, labels = {}, {}
     for role in ("database", "query"):
-        chosen = [(name, label) for name, label, its_role in rows if its_role == role]
+        chosen = [row for row in rows if row.role == role]
         if not chosen:
             raise ValueError(f"{path}: no row with the role {role!r}, expected one at least")
-        parts[role] = Pictures(f"csv-{role}", check_images(path.parent, [name for name, _ in chosen]))
-        labels[role] = [label for _, label in chosen]
+        parts[role] = Pictures(f"csv-{role}", _images(path, chosen))
+        labels[role] = [row.label for row in chosen]
     if not set(labels["query"]) & set(labels["database"]):
         raise ValueError(f"{path}: no query has its label in the database, expected some that do")
     _, codes = np.unique([*labels["database"], *labels["query"]], return_inverse=True)
@@ -137,15 +137,26 @@ def _leave_one_out(images: ImageList, labels: Sequence[str], source: Path | str)
     return Labelled([Pictures("database", images)], None, codes, codes)
 
 
-def _read_labels(path: Path) -> list[tuple[str, str, str]]:
-    """(image, label, role) of every row; the roles are all empty or none is."""
-    rows: list[tuple[str, str, str]] = []
+class _Row(NamedTuple):
+    line: int
+    name: str
+    label: str
+    role: str
+
+
+def _images(path: Path, rows: Sequence[_Row]) -> ImageList:
+    return check_images(path.parent, [row.name for row in rows], path, [row.line for row in rows])
+
+
+def _read_labels(path: Path) -> list[_Row]:
+    """All rows; their roles are all empty or none is."""
+    rows: list[_Row] = []
     for line, (image, label, role) in read_rows(path, ("image", "label"), ("role",)):
         if not image or not label:
             raise ValueError(f"{path}, line {line}: an empty image or label, expected both")
-        if role not in ("", "query", "database") or bool(role) != bool(rows[0][2] if rows else role):
+        if role not in ("", "query", "database") or bool(role) != bool(rows[0].role if rows else role):
             raise ValueError(f"{path}, line {line}: got the role {role!r}, expected query or database on every row")
-        rows.append((PurePosixPath(image).as_posix(), label, role))
+        rows.append(_Row(line, PurePosixPath(image).as_posix(), label, role))
     if not rows:
         raise ValueError(f"{path}: no rows, expected an image and its label on each")
     return rows

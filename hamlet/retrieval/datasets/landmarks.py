@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,21 @@ from hamlet.retrieval.metrics import Scores, landmark_gap, landmark_retrieval_pe
 SPLITS = ("public", "private")
 DEPTH = 100
 NEIGHBOURS = 5
-_LEVELS = ("supercategory", "hierarchical_label", "natural_or_human_made")
 _ID = re.compile(r"[0-9A-Za-z_-]{3,}")
+
+
+class LandmarkKind(NamedTuple):
+    """What a landmark is, as ``train_label_to_hierarchical.csv`` says it; empty strings where that is not known.
+
+    Attributes:
+        supercategory: such as "Church".
+        hierarchical_label: such as "church/cathedral".
+        natural_or_human_made: "natural" or "human-made".
+    """
+
+    supercategory: str
+    hierarchical_label: str
+    natural_or_human_made: str
 
 
 @dataclass(frozen=True)
@@ -33,13 +47,12 @@ class LandmarkTraining:
     Args:
         images: its pictures.
         labels: int (images,), the landmark of each.
-        hierarchy: for each landmark its supercategory, its hierarchical label, and whether it is natural or human-made,
-            as the file says it; empty strings where that is not known.
+        hierarchy: for each landmark what it is; empty where there is no such file.
     """
 
     images: ImageList
     labels: NDArray[np.int64]
-    hierarchy: Mapping[int, tuple[str, str, str]]
+    hierarchy: Mapping[int, LandmarkKind]
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,8 @@ def load_landmark_images(split: str, folder: Path | str) -> ImageList:
     if split not in ("index", "test"):
         raise ValueError(f"split: got {split!r}, expected index or test")
     path = _table(folder, f"{split}.csv")
-    return _images(folder, split, [id for _, (id,) in read_rows(path, ("id",))])
+    rows = [(line, id) for line, (id,) in read_rows(path, ("id",))]
+    return _images(folder, split, [id for _, id in rows], path, [line for line, _ in rows])
 
 
 def load_landmark_training(folder: Path | str, *, clean: bool = True) -> LandmarkTraining:
@@ -193,13 +207,16 @@ def load_landmark_training(folder: Path | str, *, clean: bool = True) -> Landmar
     """
     ids: list[str] = []
     labels: list[int] = []
+    lines: list[int] = []
     path = _table(folder, "train_clean.csv" if clean else "train.csv")
     for line, (landmark, images) in read_rows(path, ("landmark_id", "images" if clean else "id")):
         label = _landmark(landmark, path, line)
         for id in images.split():
             ids.append(id)
             labels.append(label)
-    return LandmarkTraining(_images(folder, "train", ids), np.array(labels, dtype=np.int64), _hierarchy(folder))
+            lines.append(line)
+    pictures = _images(folder, "train", ids, path, lines)
+    return LandmarkTraining(pictures, np.array(labels, dtype=np.int64), _hierarchy(folder))
 
 
 def load_landmark_retrieval(folder: Path | str) -> LandmarkRetrieval:
@@ -214,13 +231,15 @@ def load_landmark_retrieval(folder: Path | str) -> LandmarkRetrieval:
     ids: list[str] = []
     relevant: list[list[int]] = []
     split: list[str] = []
+    lines: list[int] = []
     for line, id, images, usage in _solution(path, "images"):
         if not images.split() or not all(image in rows for image in images.split()):
             raise ValueError(f"{path}, line {line}: got {images[:40]!r}, expected ids of images in index.csv")
         ids.append(id)
         relevant.append([rows[image] for image in images.split()])
         split.append(usage)
-    queries = Pictures("gldv2-retrieval-queries", _images(folder, "test", ids))
+        lines.append(line)
+    queries = Pictures("gldv2-retrieval-queries", _images(folder, "test", ids, path, lines))
     return LandmarkRetrieval([Pictures("gldv2-index", index)], queries, relevant, np.array(split))
 
 
@@ -235,11 +254,13 @@ def load_landmark_recognition(folder: Path | str) -> LandmarkRecognition:
     ids: list[str] = []
     truth: list[frozenset[int]] = []
     split: list[str] = []
+    lines: list[int] = []
     for line, id, landmarks, usage in _solution(path, "landmarks"):
         ids.append(id)
         truth.append(frozenset(_landmark(landmark, path, line) for landmark in landmarks.split()))
         split.append(usage)
-    queries = Pictures("gldv2-recognition-queries", _images(folder, "test", ids))
+        lines.append(line)
+    queries = Pictures("gldv2-recognition-queries", _images(folder, "test", ids, path, lines))
     database = Pictures("gldv2-train-clean", training.images)
     return LandmarkRecognition([database], queries, training.labels, truth, np.array(split))
 
@@ -253,14 +274,14 @@ def _table(folder: Path | str, file: str) -> Path:
     return root / "metadata" / file if (root / "metadata" / file).is_file() else root / file
 
 
-def _images(folder: Path | str, split: str, ids: Sequence[str]) -> ImageList:
-    place = _root(folder) / split
-    for id in ids:
+def _images(folder: Path | str, split: str, ids: Sequence[str], table: Path, lines: Sequence[int]) -> ImageList:
+    """The images of these ids, each of which stands on its line of the table."""
+    for id, line in zip(ids, lines, strict=True):
         if not _ID.fullmatch(id):
-            raise ValueError(f"{place}: got the image {id[:40]!r}, expected an id of letters and digits")
+            raise ValueError(f"{table}, line {line}: got the image {id[:40]!r}, expected an id of letters and digits")
     if not ids:
-        raise ValueError(f"{place}: the CSV file lists no image, expected some")
-    return check_images(place, [f"{id[0]}/{id[1]}/{id[2]}/{id}.jpg" for id in ids])
+        raise ValueError(f"{table}: lists no image, expected some")
+    return check_images(_root(folder) / split, [f"{id[0]}/{id[1]}/{id[2]}/{id}.jpg" for id in ids], table, lines)
 
 
 def _solution(path: Path, column: str) -> Iterator[tuple[int, str, str, str]]:
@@ -280,11 +301,11 @@ def _landmark(text: str, path: Path, line: int) -> int:
     return int(text)
 
 
-def _hierarchy(folder: Path | str) -> dict[int, tuple[str, str, str]]:
+def _hierarchy(folder: Path | str) -> dict[int, LandmarkKind]:
     path = _table(folder, "train_label_to_hierarchical.csv")
     if not path.is_file():
         return {}
     return {
-        _landmark(landmark, path, line): (category, label, nature)
-        for line, (landmark, category, label, nature) in read_rows(path, ("landmark_id", *_LEVELS))
+        _landmark(landmark, path, line): LandmarkKind(*kind)
+        for line, (landmark, *kind) in read_rows(path, ("landmark_id", *LandmarkKind._fields))
     }
