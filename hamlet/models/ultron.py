@@ -53,8 +53,8 @@ class Ultron(Model):
     The paper's tables were not at hand. From it: what CDConv, SCALA and the pooling are made of, dilations 1, 3 and 6
     by two thresholds, a context of dilated convolutions 1, 2 and 3, the order of the stages. Ours: that the stages
     stand beside a timm backbone instead of replacing it, one block a stage, the widths, the thresholds' values and that
-    more attention means a larger dilation, the size of the windows, layer norms, residual branches, that the query's mean is
-    of softplus(X), as a generalised mean wants positive numbers, and that the channel attention multiplies the
+    more attention means a larger dilation, the size of the windows, layer norms, residual branches, that the query's
+    mean is of softplus(X), as a generalised mean wants positive numbers, and that the channel attention multiplies the
     convolution's result, through which it learns, as a dilation has no gradient.
 
     Example:
