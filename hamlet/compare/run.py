@@ -77,14 +77,10 @@ def measure_run(task: Task, recipe: Recipe, folder: Path, *, progress: bool = Tr
         return kept
     model = build_model(recipe)
     train(model, recipe, task.training, out=folder, teacher=task.teacher, progress=progress)
+    metrics = task.measure(model, folder)
     # Training may have moved it to a GPU; what is compared is the cost on the CPU.
-    model.cpu()
-    found = {
-        "recipe": _deciding(recipe),
-        "seed": recipe.seed,
-        "metrics": task.measure(model, folder),
-        "cost": asdict(measure_cost(model, task.cost_size)),
-    }
+    cost = asdict(measure_cost(model.cpu(), task.cost_size))
+    found = {"recipe": _deciding(recipe), "seed": recipe.seed, "metrics": metrics, "cost": cost}
     with replacing(path) as file:
         file.write(json.dumps(found, indent=2).encode())
     # Four times as large as the model, and of no more use.

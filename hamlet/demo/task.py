@@ -41,6 +41,8 @@ class DemoTask:
 
     def measure(self, model: Model, out: Path) -> Metrics:
         """Index the database, in ``out``, search it with the queries, and measure what is found."""
+        # Pictures this small are described on the CPU, wherever training left the model.
+        model.cpu()
         Index.build(describe(model, self.database), [view.name for view in self.database]).save(out / "test.index")
         labels = [[view.label for view in views] for views in (self.database, self.queries)]
         return {"all": labelled(self.ranks(model, out), *labels)}
