@@ -64,7 +64,6 @@ def test_spca_context_is_walks_of_two_to_four_steps() -> None:
 def test_spca_begins_with_the_features_themselves() -> None:
     model = create_model("spca_resnet18", descriptor_dim=8).eval()
     assert isinstance(model, Spca)
-    (model.power, model.context.norm.normalized_shape[0], model.attention.heads, model.context.project.out_features)
     assert (model.power, model.context.means.shape, model.attention.heads) == (3.0, (16, 128), 8)
     queries, context = features(1, 5, 512), features(1, 7, 48)
     assert model.attention(queries, context).abs().max() == 0
