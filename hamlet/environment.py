@@ -11,7 +11,8 @@ PACKAGES = ("torch", "triton", "torchvision", "timm", "faiss-gpu", "faiss-cpu", 
 
 
 def describe() -> dict[str, Any]:
-    """This installation as plain data: "versions", "devices", "instruction_sets", "operators", "models", "recipes".
+    """This installation as plain data: "versions", "devices", "instruction_sets", "operators", "models",
+    "unavailable" (method -> reason), "recipes".
 
     "operators" gives, for each operator and device, every backend with the list of reasons why it cannot serve small
     float32 tensors there; an empty list means that it can.
@@ -20,7 +21,7 @@ def describe() -> dict[str, Any]:
         >>> describe()["operators"]["dynamic_conv2d"]["cpu"]["reference"]
         []
     """
-    from hamlet.models import list_models
+    from hamlet.models import UNAVAILABLE, list_models
     from hamlet.training import list_recipes
 
     return {
@@ -29,6 +30,7 @@ def describe() -> dict[str, Any]:
         "instruction_sets": _instruction_sets(),
         "operators": _operators(),
         "models": list_models(),
+        "unavailable": UNAVAILABLE,
         "recipes": list_recipes(),
     }
 

@@ -20,7 +20,7 @@ from hamlet.files import printable
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
 
-COMMANDS = ("demo", "train", "index", "search", "whiten", "evaluate", "profile", "info")
+COMMANDS = ("demo", "train", "compare", "index", "search", "whiten", "evaluate", "profile", "info")
 
 
 def hamlet(*arguments: object) -> Result:

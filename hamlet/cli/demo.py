@@ -27,8 +27,8 @@ def demo(
     when the same command is given again.
     """
     from hamlet.demo import run_demo
-    from hamlet.demo.report import COLUMNS, table_rows
+    from hamlet.demo.report import table
 
     results = run_demo(out, steps=steps, seed=seed)
-    print_table("Retrieval of things never seen", COLUMNS, table_rows(results))
+    print_table("Retrieval of things never seen", *table(results))
     typer.echo(f"report: {out / 'report.html'}")

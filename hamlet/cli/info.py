@@ -27,4 +27,7 @@ def info(json_only: Json = False) -> None:
         for backend, reasons in backends.items()
     ]
     print_table("operators", ("operator", "device", "backend", ""), rows)
-    typer.echo(f"models: {', '.join(found['models'])}\nrecipes: {', '.join(found['recipes'])}")
+    typer.echo(f"models: {', '.join(found['models'])}")
+    for method, reason in found["unavailable"].items():
+        typer.echo(f"{method}: not available: {reason}")
+    typer.echo(f"recipes: {', '.join(found['recipes'])}")

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
+from hamlet.compare.report import comparison_columns, comparison_rows
 from hamlet.demo.data import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from hamlet.demo.evaluation import View
 from hamlet.demo.teacher import TEACHER_NAME
@@ -33,26 +34,15 @@ from hamlet.retrieval.report import (
 QUERIES_SHOWN = 12
 RESULTS_SHOWN = 10
 SHOWN_SIDE = 160
-COLUMNS = ("model", "mAP", "P@1", "P@5", "P@10", "parameters", "GFLOPs", "latency (ms)", "memory (MiB)")
 
 
-def table_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The rows of the table, one a model, as text in the order of `COLUMNS`."""
-    rows = []
-    for name, model in results["models"].items():
-        metrics, cost = model["metrics"], model["cost"]
-        accuracy = [f"{100 * metrics[key]:.1f}" for key in ("map", "p@1", "p@5", "p@10")]
-        rows.append(
-            (
-                name,
-                *accuracy,
-                f"{cost['parameters'] / 1e6:.2f} M",
-                f"{cost['flops'] / 1e9:.3f}",
-                f"{cost['latency_ms']:.1f}",
-                f"{cost['peak_memory_bytes'] / 2**20:.1f}",
-            )
-        )
-    return rows
+def table(results: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table's columns and rows, one a model, as text."""
+    runs = {
+        name: [{"metrics": {"all": model["metrics"]}, "cost": model["cost"]}]
+        for name, model in results["models"].items()
+    }
+    return comparison_columns({"models": runs}), comparison_rows({"models": runs})
 
 
 def write_demo_report(
@@ -77,7 +67,7 @@ def write_demo_report(
     """
     shown = range(0, len(queries), max(1, len(queries) // QUERIES_SHOWN))
     sections: list[Section] = [
-        Table("Retrieval of things never seen", COLUMNS, table_rows(results), _table_caption(results)),
+        Table("Retrieval of things never seen", *table(results), _table_caption(results)),
         Text("What was measured", _what(results)),
     ]
     for name, ranks in rankings.items():

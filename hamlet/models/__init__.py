@@ -1,18 +1,21 @@
-"""HAMLET itself and the plain descriptor it is compared with, by name and on disk."""
+"""HAMLET itself and the descriptors it is compared with, one a file, by name and on disk."""
 
 from hamlet.models.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from hamlet.models.gem import Gem, GemConfig
 from hamlet.models.hamlet import Hamlet, HamletConfig
 from hamlet.models.maps import Maps
-from hamlet.models.registry import Model, create_model, list_models
+from hamlet.models.model import Model, ModelConfig
+from hamlet.models.registry import UNAVAILABLE, create_model, list_models
 
 __all__ = [
+    "UNAVAILABLE",
     "Gem",
     "GemConfig",
     "Hamlet",
     "HamletConfig",
     "Maps",
     "Model",
+    "ModelConfig",
     "create_model",
     "fingerprint",
     "list_models",

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from hamlet.files import replacing
-from hamlet.models.registry import FAMILIES, Model, build, make_config, split
+from hamlet.models.model import Model
+from hamlet.models.registry import FAMILIES, build, make_config, split
 
 FORMAT = "hamlet-checkpoint"
 VERSION = 1

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
 
 from torch import Tensor, nn
 
 from hamlet.models.maps import Maps
-from hamlet.nn import ACSA, CECM, GRGM, HFE, HFFN, grid
-from hamlet.nn.hfe import Images
+from hamlet.models.model import Model, ModelConfig, unpadded
+from hamlet.nn import ACSA, CECM, GRGM, HFFN, grid
 
 
 @dataclass(frozen=True)
-class HamletConfig:
+class HamletConfig(ModelConfig):
     """What a HAMLET is made of; every part can be switched off, which leaves the plain thing in its place.
 
     Args:
-        backbone: timm's name.
-        descriptor_dim: length of the descriptor.
+        backbone, descriptor_dim: see :class:`hamlet.models.model.ModelConfig`.
         levels: the backbone's feature levels that are used; negative ones count from the deepest.
         width: channels of every level after the backbone.
         heads: of each attention; divides ``width``.
@@ -38,8 +36,6 @@ class HamletConfig:
         attention_pool: weigh pixels by content; off: their mean.
     """
 
-    backbone: str
-    descriptor_dim: int = 512
     levels: tuple[int, ...] = (-3, -2, -1)
     width: int = 128
     heads: int = 4
@@ -57,7 +53,7 @@ class HamletConfig:
     attention_pool: bool = True
 
 
-class Hamlet(nn.Module):
+class Hamlet(Model):
     """The whole model: images in [0, 1] to L2-normalised descriptors; see :func:`hamlet.create_model`.
 
     Example:
@@ -70,13 +66,8 @@ class Hamlet(nn.Module):
     Source: HAMLET architecture, §3.
     """
 
-    name: str
-
     def __init__(self, config: HamletConfig, *, pretrained: bool | str | Path = False) -> None:
-        super().__init__()
-        self.config = config
-        self.descriptor_dim = config.descriptor_dim
-        self.hfe = HFE(config.backbone, config.levels, pretrained)
+        super().__init__(config, config.levels, pretrained)
         width, heads = config.width, config.heads
         self.lateral = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width)) for channels in self.hfe.channels
@@ -107,36 +98,9 @@ class Hamlet(nn.Module):
         self.hffn = HFFN(width, len(self.hfe.channels), heads=heads, adaptive=config.hffn)
         self.grgm = GRGM(width, config.descriptor_dim, heads=heads, attention_pool=config.attention_pool)
 
-    @overload
-    def forward(self, images: Images, return_maps: Literal[False] = ...) -> Tensor: ...
-    @overload
-    def forward(self, images: Images, return_maps: Literal[True]) -> tuple[Tensor, Maps]: ...
-    def forward(self, images: Images, return_maps: bool = False) -> Tensor | tuple[Tensor, Maps]:
-        """Describe images.
-
-        Args:
-            images: (B, 3, H, W), or a sequence of B images (3, h, w) of any sizes, which are described as if each came
-                alone; floating point, in [0, 1].
-            return_maps: also return what led there.
-
-        Returns:
-            (B, descriptor_dim), each of length 1, at least float32; and :class:`hamlet.models.Maps`, if asked for.
-
-        Raises:
-            TypeError, ValueError: images of another dtype or shape.
-        """
-        descriptors, maps = self.forward_head(*self.forward_features(images))
-        return (descriptors, maps) if return_maps else descriptors
-
-    def forward_features(self, images: Images) -> tuple[list[Tensor], list[Tensor] | None]:
-        """The backbone's maps (B, Hl, Wl, Cl) and their extents; see :meth:`hamlet.nn.hfe.HFE.forward`."""
-        found: tuple[list[Tensor], list[Tensor] | None] = self.hfe(images)
-        return found
-
     def forward_head(self, features: Sequence[Tensor], extents: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
-        """All that follows the backbone: descriptors and maps; what the features' padding holds changes nothing."""
         extent = list(extents) if extents is not None else None
-        each: Sequence[Tensor | None] = extent or [None] * len(features)
+        each = unpadded(features, extents)
         levels = [
             lateral(grid.zero_padding(x, own)) for lateral, x, own in zip(self.lateral, features, each, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -36,3 +37,19 @@ class Maps:
     pooling_extent: Tensor | None
     level_embeddings: list[Tensor]
     mean_radius: Tensor
+
+    @classmethod
+    def plain(
+        cls, pooling: Tensor, level: int, extents: Sequence[Tensor] | None, level_embeddings: list[Tensor]
+    ) -> Maps:
+        """The maps of a model without windows, gates or fusion, which pools on the grid of one of its levels."""
+        return cls(
+            radius=[],
+            gate=[],
+            fusion_weights=None,
+            pooling=pooling,
+            extents=None if extents is None else list(extents),
+            pooling_extent=None if extents is None else extents[level],
+            level_embeddings=level_embeddings,
+            mean_radius=level_embeddings[0].new_zeros(()),
+        )

@@ -10,15 +10,38 @@ from typing import Any
 
 import timm
 
+from hamlet.models.delg import Delg, DelgConfig
+from hamlet.models.dolg import Dolg, DolgConfig
 from hamlet.models.gem import Gem, GemConfig
 from hamlet.models.hamlet import Hamlet, HamletConfig
+from hamlet.models.mace_like import MaceLike, MaceLikeConfig
+from hamlet.models.model import Model, ModelConfig
+from hamlet.models.rmac import Rmac, RmacConfig
+from hamlet.models.solar import Solar, SolarConfig
+from hamlet.models.spca import Spca, SpcaConfig
+from hamlet.models.spoc import Spoc, SpocConfig
+from hamlet.models.token import Token, TokenConfig
+from hamlet.models.ultron import Ultron, UltronConfig
 from hamlet.settings import from_plain
 
-Model = Hamlet | Gem
-FAMILIES: dict[str, tuple[type[Hamlet] | type[Gem], type[HamletConfig] | type[GemConfig]]] = {
+FAMILIES: dict[str, tuple[type[Model], type[ModelConfig]]] = {
     "hamlet": (Hamlet, HamletConfig),
     "gem": (Gem, GemConfig),
+    "spoc": (Spoc, SpocConfig),
+    "rmac": (Rmac, RmacConfig),
+    "delg": (Delg, DelgConfig),
+    "solar": (Solar, SolarConfig),
+    "dolg": (Dolg, DolgConfig),
+    "token": (Token, TokenConfig),
+    "spca": (Spca, SpcaConfig),
+    "ultron": (Ultron, UltronConfig),
+    "mace_like": (MaceLike, MaceLikeConfig),
 }
+"""The methods, from HAMLET over the plain descriptors to those that it is compared with."""
+
+UNAVAILABLE = {"dscf": "no definition of DSCF is public, so there is nothing to build"}
+"""Methods that the comparison names and that cannot be had, and why."""
+
 BACKBONES = {
     "resnet18": "resnet18",
     "mobilenetv3_large": "mobilenetv3_large_100",
@@ -36,7 +59,8 @@ LEAN: dict[str, dict[str, Any]] = {
 def list_models(filter: str = "") -> list[str]:
     """Names of the registered models, those that contain ``filter``, which may hold ``*`` and ``?``.
 
-    ``hamlet_X`` and ``gem_X`` can be created for every X that timm can build with ``features_only`` too.
+    Every method can be created on every backbone that timm can build with ``features_only`` too: ``gem_convnext_atto``.
+    :data:`UNAVAILABLE` holds the methods that are known by name alone.
 
     Example:
         >>> list_models("hamlet")
@@ -57,21 +81,22 @@ def create_model(
     """Create a model by name, in training mode, on the CPU.
 
     Args:
-        name: ``hamlet_X`` or ``gem_X``, the plain baseline on the same backbone. X is one of the registered backbones
-            (:func:`list_models`) or any timm model's name.
+        name: METHOD_BACKBONE, such as ``hamlet_resnet18``, or ``gem_resnet18`` for the plain baseline. The backbone is
+            one of the registered models' (:func:`list_models`) or any timm model's name.
         descriptor_dim: length of the descriptors; default 512, or the checkpoint's.
         pretrained: weights of the backbone: True fetches timm's, a path reads a local file.
         checkpoint: weights of the whole model, written by :func:`hamlet.models.save_checkpoint`, and its configuration;
             it must agree with whatever is asked for here.
-        overrides: other fields of :class:`HamletConfig` or :class:`GemConfig`, such as ``acsa=False``.
+        overrides: other fields of the method's configuration, such as ``acsa=False`` of :class:`HamletConfig`.
 
     Returns:
-        A module: images -> descriptors; see :meth:`hamlet.models.hamlet.Hamlet.forward`. It has ``name``, ``config``
+        A module: images -> descriptors; see :meth:`hamlet.models.model.Model.forward`. It has ``name``, ``config``
         and ``descriptor_dim``.
 
     Raises:
         ValueError: an unknown name or override, with what there is; a value that does not fit; a checkpoint that
             cannot be read, or of another model or configuration.
+        NotImplementedError: a method that cannot be had (:data:`UNAVAILABLE`), with the reason.
 
     Example:
         >>> import torch
@@ -97,28 +122,46 @@ def create_model(
     return model
 
 
-def build(name: str, config: HamletConfig | GemConfig, pretrained: bool | str | Path = False) -> Model:
+def build(name: str, config: ModelConfig, pretrained: bool | str | Path = False) -> Model:
     """The model of a checked name and its configuration."""
-    model = FAMILIES[split(name)[0]][0](config, pretrained=pretrained)  # type: ignore[arg-type]
+    model = FAMILIES[split(name)[0]][0](config, pretrained=pretrained)  # type: ignore[call-arg]
     model.name = name
     return model
 
 
 def split(name: str) -> tuple[str, str]:
-    """A model's family and timm's name of its backbone; ValueError with what there is where there is none."""
-    family, _, short = name.partition("_")
+    """A model's method and timm's name of its backbone.
+
+    Raises:
+        ValueError: there is no such method or backbone, with what there is.
+        NotImplementedError: a method that cannot be had, with the reason.
+
+    Example:
+        >>> split("mace_like_mobilenetv3_small")
+        ('mace_like', 'mobilenetv3_small_100')
+    """
+    check_available(name)
+    family = next((family for family in FAMILIES if name.startswith(f"{family}_")), "")
+    short = name.removeprefix(f"{family}_")
     backbone = BACKBONES.get(short, short)
-    if family not in FAMILIES or not timm.is_model(backbone):
+    if not family or not timm.is_model(backbone):
         near = difflib.get_close_matches(name, list_models(), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
-            f"name: got {name!r}{hint}, expected one of {', '.join(list_models())}, or hamlet_X or gem_X for a "
-            "timm model X"
+            f"name: got {name!r}{hint}, expected METHOD_BACKBONE with a method of {', '.join(FAMILIES)}, and a "
+            f"backbone of {', '.join(BACKBONES)} or any timm model"
         )
     return family, backbone
 
 
-def _config(name: str, settings: dict[str, Any]) -> HamletConfig | GemConfig:
+def check_available(name: str) -> None:
+    """NotImplementedError with the reason for a method, or a model of it, that cannot be had."""
+    for family, reason in UNAVAILABLE.items():
+        if name == family or name.startswith(f"{family}_"):
+            raise NotImplementedError(f"{family}: not available: {reason}")
+
+
+def _config(name: str, settings: dict[str, Any]) -> ModelConfig:
     family, backbone = split(name)
     kind = FAMILIES[family][1]
     known = [field.name for field in dataclasses.fields(kind) if field.name != "backbone"]
@@ -127,6 +170,6 @@ def _config(name: str, settings: dict[str, Any]) -> HamletConfig | GemConfig:
     return make_config(kind, {"backbone": backbone, **LEAN.get(name, {}), **settings})
 
 
-def make_config(kind: type[HamletConfig] | type[GemConfig], settings: dict[str, Any]) -> HamletConfig | GemConfig:
+def make_config(kind: type[ModelConfig], settings: dict[str, Any]) -> ModelConfig:
     """A configuration from plain data, where tuples may have become lists; ValueError names what does not fit."""
     return from_plain(kind, settings)

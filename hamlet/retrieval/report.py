@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from hamlet.files import replacing
 from hamlet.images import UnreadableImage, load_image
-from hamlet.models import Gem, Hamlet
+from hamlet.models import Model
 from hamlet.retrieval.cost import evaluating
 
 THUMBNAIL_SIDE = 320
@@ -190,7 +190,7 @@ def picture_with_maps(model: nn.Module, path: Path, name: str, box: Sequence[flo
         image = load_image(path, _MAP_SIDE, box=box)
     except UnreadableImage:
         return Picture(path, name)
-    if not isinstance(model, Hamlet | Gem):
+    if not isinstance(model, Model):
         return Picture(image, name)
     device = next(model.parameters()).device
     with evaluating(model):
@@ -203,7 +203,7 @@ def draw_maps(model: nn.Module, image: Tensor, picture: Image.Image) -> dict[str
     """What a model shows of its inner workings on an image, drawn over a picture of it.
 
     Args:
-        model: a HAMLET or GeM, in evaluation mode.
+        model: one of this package's, in evaluation mode.
         image: float (3, H, W) in [0, 1], on the model's device.
         picture: what to draw over.
 

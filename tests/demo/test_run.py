@@ -29,7 +29,7 @@ def small() -> Any:
         return [instance for name in names for instance in instances([name])[:7]]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hamlet.demo.run.instances", few)
+        patch.setattr("hamlet.demo.task.instances", few)
         yield few
 
 
@@ -42,11 +42,13 @@ def finished(small: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 def test_run_writes_its_files(finished: tuple[Path, dict[str, Any]]) -> None:
     out, results = finished
     assert json.loads((out / "results.json").read_text()) == results
-    for name in ("hamlet", "gem"):
-        assert len((out / name / "history.jsonl").read_text().splitlines()) == STEPS
-        model, _ = load_checkpoint(out / name / "model.pt")
-        assert model.name.startswith(name)
-        assert len(Index.load(out / f"{name}.index")) == results["test"]["database"]
+    for name in ("hamlet_resnet18", "gem_resnet18"):
+        folder = out / name / "seed-3"
+        assert len((folder / "history.jsonl").read_text().splitlines()) == STEPS
+        model, _ = load_checkpoint(folder / "model.pt")
+        assert model.name == name
+        assert len(Index.load(folder / "test.index")) == results["test"]["database"]
+        assert not (folder / "checkpoint.pt").exists()
 
 
 def test_results_are_those_of_the_models_on_disk(finished: tuple[Path, dict[str, Any]], small: Any) -> None:
@@ -54,7 +56,7 @@ def test_results_are_those_of_the_models_on_disk(finished: tuple[Path, dict[str,
     recipe = demo_recipes(STEPS, 3)["HAMLET"]
     queries, database = render_test(small(list(TEST_PHOTOGRAPHS)), recipe.augment, recipe.image_size, 3)
     for name in ("HAMLET", "GeM"):
-        model, _ = load_checkpoint(out / name.lower() / "model.pt")
+        model, _ = load_checkpoint(out / f"{name.lower()}_resnet18" / "seed-3" / "model.pt")
         found, asked = describe(model, database), describe(model, queries)
         # The ranking without an index: a full sort of all inner products.
         order = np.argsort(-(found @ asked.T), axis=0, kind="stable")
@@ -75,7 +77,7 @@ def test_report_shows_queries_maps_and_curves(finished: tuple[Path, dict[str, An
         assert f"{100 * model['metrics']['map']:.1f}" in page
 
 
-def test_run_again_measures_the_same_and_another_seed_is_refused(
+def test_run_again_measures_the_same_and_other_steps_are_refused(
     finished: tuple[Path, dict[str, Any]], small: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, results = finished
@@ -87,14 +89,14 @@ def test_run_again_measures_the_same_and_another_seed_is_refused(
     again = run_demo(out, steps=STEPS, seed=3, progress=False)
     for name, model in results["models"].items():
         assert again["models"][name]["metrics"] == model["metrics"]
-    with pytest.raises(ValueError, match=r"seed=3 \(now 4\)"):
-        run_demo(out, steps=STEPS, seed=4, progress=False)
+    with pytest.raises(ValueError, match=r"steps=3 \(now 4\)"):
+        run_demo(out, steps=STEPS + 1, seed=3, progress=False)
 
 
 def test_a_stopped_run_goes_on(
     finished: tuple[Path, dict[str, Any]], small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hamlet.demo.run as module
+    import hamlet.compare.run as module
 
     train = module.train
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 import hamlet
-from hamlet.models import GemConfig, HamletConfig
 
 
 def test_lists_the_registered_models() -> None:
     backbones = ("resnet18", "mobilenetv3_large", "mobilenetv3_small")
-    assert set(hamlet.list_models()) == {f"{family}_{b}" for family in ("hamlet", "gem") for b in backbones}
+    methods = ("hamlet", "gem", "spoc", "rmac", "delg", "solar", "dolg", "token", "spca", "ultron", "mace_like")
+    assert set(hamlet.list_models()) == {f"{method}_{b}" for method in methods for b in backbones}
     assert hamlet.list_models("gem_*v3*") == ["gem_mobilenetv3_large", "gem_mobilenetv3_small"]
-    assert hamlet.list_models("resnet") == ["gem_resnet18", "hamlet_resnet18"]
+    assert len(hamlet.list_models("resnet")) == len(methods)
     assert hamlet.list_models("nothing") == []
 
 
@@ -25,7 +25,8 @@ def test_every_listed_model_is_created_with_its_name(name: str) -> None:
     assert model.name == name
     assert model.descriptor_dim == model.config.descriptor_dim == 40
     assert model.training
-    assert isinstance(model.config, HamletConfig if name.startswith("hamlet") else GemConfig)
+    assert type(model.config).__name__ == f"{type(model).__name__}Config"
+    assert type(model).__name__.lower() == name.removesuffix(f"_{name.split('_', 1)[1]}").replace("mace", "macelike")
 
 
 def test_overrides_reach_the_frozen_configuration() -> None:
@@ -40,8 +41,12 @@ def test_overrides_reach_the_frozen_configuration() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("hamlet_resnet19", {}, r"name: got 'hamlet_resnet19' \(did you mean hamlet_resnet18\?\), .*gem_resnet18"),
-        ("resnet18", {}, "name: got 'resnet18'.*expected one of gem_mobilenetv3_large"),
+        ("hamlet_resnet19", {}, r"name: got 'hamlet_resnet19' \(did you mean hamlet_resnet18\?\), .*resnet18"),
+        (
+            "resnet18",
+            {},
+            "name: got 'resnet18'.*expected METHOD_BACKBONE with a method of hamlet, gem, .*mobilenetv3_large",
+        ),
         ("", {}, "name: got ''"),
         ("hamlet_resnet18", {"widht": 3}, "overrides: got widht, expected some of .*width"),
         ("hamlet_resnet18", {"backbone": "resnet50"}, "overrides: got backbone"),

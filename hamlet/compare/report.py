@@ -1,0 +1,145 @@
+"""A comparison's table, its picture of accuracy against cost, and its self-contained page."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from hamlet.files import replacing
+from hamlet.models.registry import split
+from hamlet.retrieval.report import Figure, Table, Text, write_report
+
+COSTS = {
+    "parameters": ("parameters (M)", 1e6, 2),
+    "flops": ("GFLOPs", 1e9, 3),
+    "latency_ms": ("latency (ms)", 1, 1),
+    "peak_memory_bytes": ("memory (MiB)", 2**20, 1),
+}
+"""A cost's name -> its column, its unit, and how many digits are shown."""
+
+AXES = ("flops", "latency_ms", "parameters")
+MARKERS = "os^Dv*"
+
+
+def comparison_columns(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """The table's columns: the model, each measure (with its setup where there are several), and the costs."""
+    metrics = next(iter(results["models"].values()))[0]["metrics"]
+    names = [_column(setup, measure, len(metrics)) for setup, measures in metrics.items() for measure in measures]
+    return ("model", *names, *(column for column, _, _ in COSTS.values()))
+
+
+def comparison_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The table's rows, one a model, as text: means over the seeds, and the sample deviation if there are several."""
+    rows = []
+    for name, runs in results["models"].items():
+        metrics = [
+            spread([100 * run["metrics"][setup][measure] for run in runs], 1)
+            for setup, measures in runs[0]["metrics"].items()
+            for measure in measures
+        ]
+        costs = [
+            spread([run["cost"][cost] / unit for run in runs], digits) for cost, (_, unit, digits) in COSTS.items()
+        ]
+        rows.append((name, *metrics, *costs))
+    return rows
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """A mean and the sample standard deviation, or the mean alone where all values are one.
+
+    >>> spread([1.0, 3.0], 1), spread([2.0], 1), spread([2.0, 2.0], 0)
+    ('2.0 ± 1.4', '2.0', '2')
+    """
+    mean = f"{fmean(values):.{digits}f}"
+    return mean if len(set(values)) == 1 else f"{mean} ± {stdev(values):.{digits}f}"
+
+
+def write_comparison(out: Path, results: Mapping[str, Any]) -> None:
+    """Write comparison.png and comparison.html, which holds the table and the picture, to a folder."""
+    png = draw_comparison(results)
+    with replacing(out / "comparison.png") as file:
+        file.write(png)
+    seeds = len(results["seeds"])
+    size = results["image_size"]
+    caption = (
+        f"Accuracy in percent{f', mean and sample deviation over {seeds} seeds' if seeds > 1 else ''}. FLOPs, latency "
+        f"and peak memory are of one image of {size} x {size} pixels on the CPU ({results['machine']})."
+    )
+    missing = "\n\n".join(f"{name}: {reason}." for name, reason in results["unavailable"].items())
+    columns = comparison_columns(results)
+    write_report(
+        out / "comparison.html",
+        "Comparison",
+        [
+            Table("All methods", columns, comparison_rows(results), caption),
+            Figure(
+                "Accuracy against cost", png, "Each point is a method on a backbone; bars are deviations over seeds."
+            ),
+            Text("How", _HOW),
+            Text("Not available", missing),
+        ],
+        lead=f"{results['description']} {results['steps']} steps each.",
+    )
+
+
+_HOW = (
+    "All models were trained by one loop on the same data for the same steps from the same seeds. HAMLET has the "
+    "losses of the recipe, all others its classification loss alone; SpCa has its own scale and margin of it, 32 and "
+    "0.15 radians. mace_like is no reproduction of MACE, of which no definition is public."
+)
+
+
+def draw_comparison(results: Mapping[str, Any]) -> bytes:
+    """Accuracy against FLOPs, latency and parameters, as the bytes of a PNG file."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure as Drawing
+
+    setup, measure = main_measure(results)
+    parts = {name: split(name) for name in results["models"]}
+    methods = list(dict.fromkeys(method for method, _ in parts.values()))
+    backbones = list(dict.fromkeys(backbone for _, backbone in parts.values()))
+    drawing = Drawing(figsize=(13, 4.6), layout="constrained")
+    axes = drawing.subplots(1, len(AXES), sharey=True)
+    for panel, cost in zip(axes, AXES, strict=True):
+        column, unit, _ = COSTS[cost]
+        for name, runs in results["models"].items():
+            method, backbone = parts[name]
+            accuracy = [100 * run["metrics"][setup][measure] for run in runs]
+            panel.errorbar(
+                fmean(run["cost"][cost] / unit for run in runs),
+                fmean(accuracy),
+                yerr=stdev(accuracy) if len(accuracy) > 1 else None,
+                marker=MARKERS[backbones.index(backbone) % len(MARKERS)],
+                color=colormaps["tab20"](methods.index(method) % 20),
+                markersize=11 if method == "hamlet" else 7,
+                markeredgecolor="black" if method == "hamlet" else "none",
+                linestyle="none",
+                label=name,
+            )
+        panel.set_xlabel(column)
+        panel.grid(alpha=0.3)
+    axes[0].set_ylabel(f"{_column(setup, measure, len(results['main_setups']))} (%)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    drawing.legend(handles, labels, loc="outside right upper", fontsize="small")
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def main_measure(results: Mapping[str, Any]) -> tuple[str, str]:
+    """The setup and the measure by which methods are told apart."""
+    metrics = next(iter(results["models"].values()))[0]["metrics"]
+    for setup in results["main_setups"]:
+        if setup in metrics and math.isfinite(next(iter(metrics[setup].values()))):
+            return setup, next(iter(metrics[setup]))
+    setup = next(iter(metrics))
+    return setup, next(iter(metrics[setup]))
+
+
+def _column(setup: str, measure: str, setups: int) -> str:
+    shown = {"map": "mAP"}.get(measure, measure.replace("p@", "P@"))
+    return shown if setups == 1 else f"{setup} {shown}"

@@ -1,0 +1,83 @@
+"""What a comparison trains on and how it measures: the demo's photographs, or a folder and a benchmark."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from hamlet.models import Model
+from hamlet.retrieval.datasets import load_benchmark
+from hamlet.retrieval.evaluate import evaluate
+from hamlet.training import FolderDataset, Recipe, TeacherCache, TrainingSet
+
+Metrics = dict[str, dict[str, float]]
+"""Setup -> measure -> number; one setup, ``all``, where a benchmark has no others."""
+
+
+class Task(Protocol):
+    """One training set and one test for all models."""
+
+    description: str
+    cost_size: int
+    """Height and width of the image whose cost is measured, in pixels."""
+
+    @property
+    def training(self) -> TrainingSet: ...
+
+    @property
+    def teacher(self) -> TeacherCache | None: ...
+
+    @property
+    def main_setups(self) -> tuple[str, ...]:
+        """Setups by which methods are told apart: the first of them that was measured."""
+
+    def measure(self, model: Model, out: Path) -> Metrics:
+        """Accuracy of a trained model; ``out`` may keep what a killed run would do again."""
+
+
+class BenchmarkTask:
+    """A folder of classes to train on, and one of the benchmarks of ``hamlet evaluate``.
+
+    Args:
+        recipe: with ``data.root``, and ``data.teacher`` if there is one.
+        dataset: one of :data:`hamlet.retrieval.datasets.BENCHMARKS`.
+        data: the benchmark's folder or file.
+        longest_side: to which test images are shrunk; the cost is measured on a square of it.
+
+    Raises:
+        ValueError: no ``data.root``, or a benchmark that is unknown or broken.
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: str, data: Path, *, longest_side: int = 1024, progress: bool = True
+    ) -> None:
+        if recipe.data.root is None:
+            raise ValueError("data.root: missing, expected a folder with a subfolder of pictures for each class")
+        # What is wrong with the test is found out before hours of training.
+        self.main_setups = load_benchmark(dataset, data).main_setups
+        self.recipe, self.dataset, self.data = recipe, dataset, data
+        self.cost_size, self.progress = longest_side, progress
+        self.description = f"Trained on {Path(recipe.data.root).name}, evaluated on {dataset}."
+
+    @cached_property
+    def training(self) -> FolderDataset:
+        root = self.recipe.data.root or ""
+        return FolderDataset(root, self.recipe.augment, self.recipe.image_size, progress=self.progress)
+
+    @cached_property
+    def teacher(self) -> TeacherCache | None:
+        path = self.recipe.data.teacher
+        return None if path is None else TeacherCache.load(path)
+
+    def measure(self, model: Model, out: Path) -> Metrics:
+        found = evaluate(
+            model,
+            self.dataset,
+            self.data,
+            out=out / "descriptors",
+            longest_side=self.cost_size,
+            progress=self.progress,
+        )
+        metrics: Metrics = found["metrics"]
+        return metrics

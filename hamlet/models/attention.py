@@ -1,0 +1,53 @@
+"""Global multi-head attention that several of the descriptors share, beginning at zero."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Queries (B, N, C) look at a context (B, M, Cc); what they find is projected by weights that begin at zero.
+
+    Args:
+        width: C of the queries and of the result.
+        context: Cc.
+        heads: divides ``width``.
+
+    Raises:
+        ValueError: heads that do not divide the width.
+
+    Example:
+        >>> import torch
+        >>> attention = Attention(width=16, context=6, heads=2)
+        >>> attention(torch.randn(1, 5, 16), torch.randn(1, 7, 6)).abs().max().item()
+        0.0
+    """
+
+    def __init__(self, width: int, context: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads: got {heads}, expected a divisor of the width {width}")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(context, width)
+        self.value = nn.Linear(context, width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, queries: Tensor, context: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Attend; ``valid`` is bool (B, M), False for what is not there, which has to be finite all the same."""
+        query, key, value = (
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projected in (self.query(queries), self.key(context), self.value(context))
+        )
+        mask = None if valid is None else valid[:, None, None]
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended: Tensor = self.out(found.transpose(1, 2).flatten(2))
+        return attended
+
+
+def perceptron(width: int, hidden: int) -> nn.Sequential:
+    """The two layers that follow an attention."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))

@@ -1,0 +1,63 @@
+"""Pooling that several of the descriptors share, on maps (B, H, W, C) whose samples may be padded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hamlet.nn import grid
+
+LEAST = 1e-6
+"""Features are raised to this before the power, whose gradient is infinite at 0."""
+
+
+def generalised_mean(features: Tensor, power: float | Tensor, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The power mean of each channel over the valid pixels, (mean x^p)^(1/p), in float32 or better.
+
+    Args:
+        features: (B, H, W, C); values below 1e-6 count as 1e-6.
+        power: p > 0.
+        extent: int (B, 2), or None.
+
+    Returns:
+        (B, C); and each pixel's share of what is pooled, averaged over the channels: (B, H, W), which sums to 1.
+
+    Example:
+        >>> pooled, share = generalised_mean(torch.tensor([[[[1.0], [7.0]]]]), 2.0)
+        >>> pooled, share
+        (tensor([[5.]]), tensor([[[0.0200, 0.9800]]]))
+
+    Source: Radenović, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation" (TPAMI 2018).
+    """
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    powered = grid.zero_padding(grid.zero_padding(features, extent).clamp(min=LEAST) ** power, extent)
+    pooled = grid.mean(powered, extent) ** (1 / power)
+    return pooled, (powered / powered.sum((1, 2), keepdim=True)).mean(-1)
+
+
+def check_power(power: float) -> float:
+    """The power itself; ValueError for one that is not above 0."""
+    if not power > 0:
+        raise ValueError(f"power: got {power}, expected > 0")
+    return power
+
+
+def whitening(inputs: int, outputs: int) -> nn.Linear:
+    """The linear layer that takes the part of a whitening: a learnt projection, centred nowhere to begin with.
+
+    The usual random bias would be as long as a unit vector's projection and make all pictures look alike.
+    """
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PixelNorm(nn.BatchNorm1d):
+    """Batch normalisation of maps (B, H, W, C), whose statistics are those of the valid pixels alone."""
+
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
+        if extent is None:
+            return super().forward(x.flatten(0, 2)).view_as(x)
+        valid = grid.valid(extent, *x.shape[1:3])
+        normed = super().forward(x[valid])
+        return normed.new_zeros(x.shape).masked_scatter(valid[..., None], normed)

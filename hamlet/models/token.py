@@ -1,0 +1,120 @@
+"""Token: a few visual tokens, each a weighted mean of features, refined and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hamlet.models.attention import Attention, perceptron
+from hamlet.models.maps import Maps
+from hamlet.models.model import Model, ModelConfig, extent_of, unit
+from hamlet.models.pooling import PixelNorm, whitening
+from hamlet.nn import grid
+
+
+@dataclass(frozen=True)
+class TokenConfig(ModelConfig):
+    """What a Token model is made of.
+
+    Args:
+        backbone, descriptor_dim: see :class:`hamlet.models.model.ModelConfig`.
+        width: channels of features and tokens.
+        tokens: L, how many.
+        heads: of each attention; divides ``width``.
+        refinements: how often the tokens are refined.
+    """
+
+    width: int = 256
+    tokens: int = 4
+    heads: int = 8
+    refinements: int = 2
+
+
+class Token(Model):
+    """Features with self-attention, tokenised, refined, concatenated, projected, normalised.
+
+    The pooling map is each pixel's share of a token, averaged over the tokens. Ours: 256 channels, where the paper has
+    1024 behind a ResNet101; attention without dropout, its last projection beginning at zero, as the tokens are what is
+    to be compared from the start.
+
+    Example:
+        >>> model = Token(TokenConfig("resnet18", descriptor_dim=64)).eval()
+        >>> tuple(model(torch.rand(2, 3, 64, 64)).shape)
+        (2, 64)
+
+    Source: Wu, Wang, Zhou, Hu, Li, "Learning Token-Based Representation for Image Retrieval" (AAAI 2022).
+    """
+
+    def __init__(self, config: TokenConfig, *, pretrained: bool | str | Path = False) -> None:
+        super().__init__(config, (-1,), pretrained)
+        width, heads = config.width, config.heads
+        self.reduce = nn.Linear(self.hfe.channels[0], width)
+        self.reduce_norm = PixelNorm(width)
+        self.attention = Attention(width, width, heads)
+        self.tokenise = Tokeniser(width, config.tokens)
+        self.token_norm = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
+        self.refine = nn.ModuleList(_Refinement(width, heads) for _ in range(config.refinements))
+        self.whiten = whitening(config.tokens * width, config.descriptor_dim)
+
+    def forward_head(self, features: Sequence[Tensor], extents: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
+        extent = extent_of(extents, 0)
+        x = self.reduce_norm(self.reduce(grid.zero_padding(features[0], extent)), extent)
+        valid = None if extent is None else grid.valid(extent, *x.shape[1:3]).flatten(1)
+        pixels = x.flatten(1, 2)
+        pixels = pixels + self.attention(pixels, pixels, valid)
+        tokens, shares = self.tokenise(pixels, valid)
+        tokens = self.token_norm(tokens)
+        for refine in self.refine:
+            tokens = refine(tokens, pixels, valid)
+        pooling = shares.mean(-1).unflatten(1, x.shape[1:3])
+        embedding = grid.mean(pixels.unflatten(1, x.shape[1:3]), extent)
+        return unit(self.whiten(tokens.flatten(1))), Maps.plain(pooling, 0, extents, [embedding])
+
+
+class Tokeniser(nn.Module):
+    """t_l = sum_n a_nl f_n / sum_n a_nl, a_n = softmax over the tokens of (f_n . w_l): each pixel is shared out.
+
+    Args:
+        width: channels C.
+        tokens: L.
+
+    Raises:
+        ValueError: fewer than two tokens.
+    """
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        if tokens < 2:
+            raise ValueError(f"tokens: got {tokens}, expected at least 2")
+        self.score = nn.Linear(width, tokens, bias=False)
+
+    def forward(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L, C) of pixels (B, N, C), and each pixel's share of each, (B, N, L), which sum to 1 over N."""
+        logits = self.score(pixels)
+        shares = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        if valid is not None:
+            shares = shares.masked_fill(~valid[..., None], 0)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+        return shares.to(pixels.dtype).transpose(1, 2) @ pixels, shares
+
+
+class _Refinement(nn.Module):
+    """Tokens look at each other, then at the features."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.among = Attention(width, width, heads)
+        self.across = Attention(width, width, heads)
+        self.mlp = perceptron(width, 2 * width)
+
+    def forward(self, tokens: Tensor, pixels: Tensor, valid: Tensor | None) -> Tensor:
+        normed = self.norms[0](tokens)
+        tokens = tokens + self.among(normed, normed)
+        tokens = tokens + self.across(self.norms[1](tokens), pixels, valid)
+        refined: Tensor = tokens + self.mlp(self.norms[2](tokens))
+        return refined
