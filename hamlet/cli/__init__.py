@@ -9,5 +9,5 @@ from hamlet.cli.commands import app, main
 
 __all__ = ["app", "main"]
 
-for command in ("demo", "teach", "train", "index", "search", "whiten", "evaluate", "profile", "info"):
+for command in ("demo", "teach", "train", "ablate", "index", "search", "whiten", "evaluate", "profile", "info"):
     import_module(f"hamlet.cli.{command}")

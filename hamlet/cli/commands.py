@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from hamlet.cli.output import one_line, warn_in_one_line
 
-RESUMED = {"demo", "teach", "train", "index", "whiten"}
+RESUMED = {"demo", "teach", "train", "ablate", "index", "whiten"}
 
 
 class Commands(TyperGroup):
