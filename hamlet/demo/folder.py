@@ -17,7 +17,7 @@ from hamlet.training import load_recipe
 
 
 def write_photographs(out: Path, *, seed: int = 0) -> dict[str, Path]:
-    """Write train/PHOTOGRAPH/INSTANCE/0.png, validation/PHOTOGRAPH/INSTANCE/0.png to 13.png and teacher.safetensors.
+    """Write train/PHOTOGRAPH/INSTANCE/0.png, validation/PHOTOGRAPH/INSTANCE/0.png, 1.png ... and teacher.safetensors.
 
     Training pictures are the clean squares; those for validation are the views that the demo tests with, of photographs
     that training has none of. The teacher is the demo's.
