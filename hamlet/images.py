@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -194,10 +195,24 @@ def load_image(
             raise UnreadableImage("not a regular file")
         if os.path.getsize(path) == 0:
             raise UnreadableImage("the file is empty")
+    except OSError as error:
+        raise UnreadableImage(_one_line(error)) from error
+    return decode_image(path, longest_side, box=box, max_pixels=max_pixels)
+
+
+def decode_image(
+    source: Path | str | BinaryIO,
+    longest_side: int = 1024,
+    *,
+    box: Sequence[float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Tensor:
+    """:func:`load_image` of what an open file holds, such as a part of an archive."""
+    try:
         with warnings.catch_warnings():
             # The bound on pixels is checked here; what else Pillow warns of is the file's business.
             warnings.simplefilter("ignore")
-            with Image.open(path) as file:
+            with Image.open(source) as file:
                 picture = _decode(file, longest_side, box, max_pixels)
     except UnreadableImage:
         raise

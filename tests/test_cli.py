@@ -20,7 +20,10 @@ from hamlet.files import printable
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
 from hamlet.retrieval import Index
 
-COMMANDS = ("demo", "train", "compare", "index", "search", "whiten", "evaluate", "profile", "info")
+COMMANDS = (
+    *("demo", "teach", "train", "ablate", "compare"),
+    *("index", "search", "whiten", "evaluate", "profile", "info"),
+)
 
 
 def hamlet(*arguments: object) -> Result:

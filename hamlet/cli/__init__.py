@@ -9,5 +9,9 @@ from hamlet.cli.commands import app, main
 
 __all__ = ["app", "main"]
 
-for command in ("demo", "train", "compare", "index", "search", "whiten", "evaluate", "profile", "info"):
+COMMANDS = (
+    *("demo", "teach", "train", "ablate", "compare"),
+    *("index", "search", "whiten", "evaluate", "profile", "info"),
+)
+for command in COMMANDS:
     import_module(f"hamlet.cli.{command}")

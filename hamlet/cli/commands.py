@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from hamlet.cli.output import one_line, warn_in_one_line
 from hamlet.processes import LeftToFirst
 
-RESUMED = {"demo", "train", "compare", "index", "whiten"}
+RESUMED = {"demo", "teach", "train", "ablate", "compare", "index", "whiten"}
 
 
 class Commands(TyperGroup):

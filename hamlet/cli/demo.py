@@ -20,6 +20,10 @@ def demo(
         "hamlet-demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the weights, the views and their order.")] = 0,
+    photographs: Annotated[
+        Path | None,
+        typer.Option(help="Train nothing: write the pictures and the teacher to this folder, for hamlet ablate."),
+    ] = None,
 ) -> None:
     """Train a small HAMLET and a GeM baseline on scikit-image's photographs, and compare what they retrieve.
 
@@ -29,6 +33,12 @@ def demo(
     from hamlet.demo import run_demo
     from hamlet.demo.report import table
 
+    if photographs is not None:
+        from hamlet.demo.folder import write_photographs
+
+        for key, path in write_photographs(photographs, seed=seed).items():
+            typer.echo(f"{key}={path}")
+        return
     results = run_demo(out, steps=steps, seed=seed)
     print_table("Retrieval of things never seen", *table(results))
     typer.echo(f"report: {out / 'report.html'}")

@@ -9,7 +9,7 @@ from typing import Protocol
 from hamlet.models import Model
 from hamlet.retrieval.datasets import load_benchmark
 from hamlet.retrieval.evaluate import evaluate
-from hamlet.training import FolderDataset, Recipe, TeacherCache, TrainingSet
+from hamlet.training import Recipe, TeacherCache, TrainingSet, training_set
 
 Metrics = dict[str, dict[str, float]]
 """Setup -> measure -> number; one setup, ``all``, where a benchmark has no others."""
@@ -61,9 +61,8 @@ class BenchmarkTask:
         self.description = f"Trained on {Path(recipe.data.root).name}, evaluated on {dataset}."
 
     @cached_property
-    def training(self) -> FolderDataset:
-        root = self.recipe.data.root or ""
-        return FolderDataset(root, self.recipe.augment, self.recipe.image_size, progress=self.progress)
+    def training(self) -> TrainingSet:
+        return training_set(self.recipe, progress=self.progress)
 
     @cached_property
     def teacher(self) -> TeacherCache | None:

@@ -114,14 +114,14 @@ def instances(names: Sequence[str]) -> list[Instance]:
 
 
 class Views:
-    """Views of instances: `views[index, seed]` is a float tensor (3, size, size) in [0, 1], a function of that pair.
+    """Views of instances: `views[index, seed, size]` is a float tensor (3, size, size) in [0, 1], a function of those.
 
     Rendered views are kept in memory as uint8, so that a second model trained on the same ones gets them for nothing.
 
     Args:
         instances: what is viewed.
         augment: random perspective, scale, crop, colour, blur and occlusion; see `hamlet.training.data.augmentation`.
-        size: height and width of a view, in pixels.
+        size: height and width of all views, in pixels.
 
     Attributes:
         ids: the instances' names.
@@ -143,14 +143,14 @@ class Views:
         side = [size * 3 // 2, size * 3 // 2]
         self._squares = [v2.functional.resize(instance.pixels, side, antialias=True) for instance in instances]
         self._transform = augmentation(augment, size)
-        self._rendered: dict[tuple[int, int], Tensor] = {}
+        self._rendered: dict[tuple[int, int, int], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+    def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
         if key not in self._rendered:
-            index, seed = key
+            index, seed, _ = key
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 view = self._transform(self._squares[index])

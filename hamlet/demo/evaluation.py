@@ -40,7 +40,7 @@ def render_test(
     queries, database = [], []
     for index, instance in enumerate(instances):
         seeds = np.random.SeedSequence((seed, index)).generate_state(QUERIES + POSITIVES)
-        rendered = [views[index, int(view_seed)] for view_seed in seeds]
+        rendered = [views[index, int(view_seed), size] for view_seed in seeds]
         if (index + 1) % DISTRACTOR_EVERY:
             queries += [View(f"{instance.name}/query-{k}", index, rendered[k]) for k in range(QUERIES)]
         database += [View(f"{instance.name}/{k}", index, rendered[QUERIES + k]) for k in range(POSITIVES)]

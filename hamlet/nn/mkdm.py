@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +78,10 @@ class MKDM(nn.Module):
         descriptor_dim: D.
         teacher_dim: W, the teacher's width.
         level_dims: channels of each level that is distilled.
-        prototypes: (P, W), the teacher's text prototypes; None: there is no output level, and alpha has to be 0.
+        prototypes: (P, W), the teacher's text prototypes; without them and ``outputs`` there is no output level, and
+            alpha has to be 0.
+        outputs: P, where the teacher gives logits of its own: the student's come from the prototypes where there are
+            any, and else from a linear layer on the descriptor.
         logit_scale: the teacher's inverse temperature.
 
     Raises:
@@ -102,15 +105,19 @@ class MKDM(nn.Module):
         *,
         level_dims: Sequence[int] = (),
         prototypes: Tensor | None = None,
+        outputs: int = 0,
         logit_scale: float = 100.0,
     ) -> None:
         super().__init__()
+        if prototypes is not None and outputs not in (0, len(prototypes)):
+            raise ValueError(f"outputs: got {outputs}, expected {len(prototypes)}, one for each prototype")
         if prototypes is not None and (
             prototypes.ndim != 2 or len(prototypes) < 2 or prototypes.shape[1] != teacher_dim
         ):
             raise ValueError(f"prototypes: got {tuple(prototypes.shape)}, expected (2 or more, {teacher_dim})")
         self.projection = nn.Linear(descriptor_dim, teacher_dim)
         self.level_projections = nn.ModuleList(nn.Linear(dim, teacher_dim) for dim in level_dims)
+        self.outputs = nn.Linear(descriptor_dim, outputs) if outputs and prototypes is None else None
         self.logit_scale = logit_scale
         unit = None if prototypes is None else F.normalize(prototypes.float(), dim=1)
         self.register_buffer("prototypes", unit, persistent=False)
@@ -123,6 +130,7 @@ class MKDM(nn.Module):
         *,
         alpha: float,
         temperature: float = 1.0,
+        teacher_logits: Tensor | None = None,
     ) -> Tensor:
         """The distillation loss.
 
@@ -132,24 +140,38 @@ class MKDM(nn.Module):
             level_embeddings: one (B, C) for each of ``level_dims``.
             alpha: share of the output level, in [0, 1].
             temperature: T of the output level.
+            teacher_logits: (B, P), the teacher's own outputs; None: those that its embeddings have with the prototypes.
 
         Raises:
-            ValueError: ``alpha`` above 0 without prototypes, or another number of levels.
+            ValueError: ``alpha`` above 0 without prototypes and logits, or another number of levels.
         """
-        if alpha > 0 and self.prototypes is None:
-            raise ValueError(f"alpha: got {alpha}, expected 0 where the teacher has no text prototypes")
+        if alpha > 0 and self.prototypes is None and (self.outputs is None or teacher_logits is None):
+            raise ValueError(f"alpha: got {alpha}, expected 0 where the teacher has no text prototypes and no logits")
         if len(level_embeddings) != len(self.level_projections):
             raise ValueError(f"level_embeddings: got {len(level_embeddings)}, expected {len(self.level_projections)}")
         projected = self.project(descriptors)
         students = [projected] + [p(x) for p, x in zip(self.level_projections, level_embeddings, strict=True)]
         loss = (1 - alpha) * torch.stack([feature_loss(student, teacher) for student in students]).mean()
         if alpha > 0:
-            loss = loss + alpha * output_loss(self.logits(projected), self.logits(teacher), temperature)
+            given = self.outputs(descriptors) if self.outputs is not None else self.logits(projected)
+            wanted = self.logits(teacher) if teacher_logits is None else teacher_logits
+            loss = loss + alpha * output_loss(given, wanted, temperature)
         return loss
 
-    def consistency(self, descriptors: Tensor, captions: Tensor, samples: Tensor) -> Tensor:
-        """:func:`consistency_loss` of the projected descriptors (B, D) with the captions' embeddings (B, W)."""
-        return consistency_loss(self.project(descriptors), captions, samples, self.logit_scale)
+    def consistency(
+        self,
+        descriptors: Tensor,
+        captions: Tensor,
+        samples: Tensor,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+    ) -> Tensor:
+        """:func:`consistency_loss` of the projected descriptors (B, D) with the captions' embeddings (B, W).
+
+        ``gather`` may bring in the rows of other processes; the parameters are used before it.
+        """
+        rows = (self.project(descriptors), captions, samples)
+        images, texts, places = map(gather, rows)
+        return consistency_loss(images, texts, places, self.logit_scale)
 
     def project(self, descriptors: Tensor) -> Tensor:
         """z_student: descriptors (B, D) among the teacher's embeddings (B, W), of any length."""

@@ -2,11 +2,13 @@
 
 from hamlet.training.curriculum import Curriculum
 from hamlet.training.data import FolderDataset, TrainingSet
+from hamlet.training.engine import DivergedError
 from hamlet.training.log import History
-from hamlet.training.loop import DivergedError, train
+from hamlet.training.loop import train
 from hamlet.training.recipe import Recipe, list_recipes, load_recipe
-from hamlet.training.run import build_model, train_recipe
+from hamlet.training.run import build_model, train_recipe, training_set
 from hamlet.training.teacher import TeacherCache, read_captions
+from hamlet.training.termination import Terminated
 
 __all__ = [
     "Curriculum",
@@ -15,6 +17,7 @@ __all__ = [
     "History",
     "Recipe",
     "TeacherCache",
+    "Terminated",
     "TrainingSet",
     "build_model",
     "list_recipes",
@@ -22,4 +25,5 @@ __all__ = [
     "read_captions",
     "train",
     "train_recipe",
+    "training_set",
 ]

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
 
-from hamlet.images import inside, load_image
-from hamlet.training.teacher import TeacherCache
 
-BATCH = 32
+class ImageTextModel(Protocol):
+    """A teacher with an image and a text tower whose embeddings are compared by cosine."""
+
+    logit_scale: float
+    name: str
+
+    def images(self, images: Sequence[Tensor]) -> Tensor:
+        """Embeddings (n, W) of pictures, uint8 (3, h, w) of any sizes."""
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (n, W) of texts; what is longer than the model reads is cut."""
 
 
 class Clip:
@@ -34,14 +41,15 @@ class Clip:
         except ImportError as error:
             raise ImportError("the CLIP teacher needs transformers; pip install -e '.[clip]'") from error
         if not Path(folder, "config.json").is_file():
-            raise ValueError(f"clip: {folder} is no folder of a saved CLIP model (it has no config.json)")
+            raise ValueError(f"clip: {folder} is no folder of a saved CLIP model (no config.json in it)")
         try:
             # Only safetensors: other weight files are pickles.
             self.model: Any = CLIPModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
             self.processor: Any = CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
         except (OSError, KeyError, TypeError) as error:
             raise ValueError(f"clip: {folder} cannot be read ({str(error).strip().splitlines()[0]})") from error
-        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.eval().to(_device())
+        self.name = f"CLIP ({Path(folder).name})"
         self.logit_scale = float(self.model.logit_scale.detach().exp())
 
     @torch.no_grad()
@@ -58,42 +66,56 @@ class Clip:
         return self.model.text_projection(pooled).float().cpu()
 
 
-def make_cache(
-    folder: str | Path,
-    root: str | Path,
-    ids: Sequence[str],
-    *,
-    prototypes: Sequence[str] = (),
-    captions: dict[str, str] | None = None,
-    progress: bool = True,
-) -> TeacherCache:
-    """What CLIP says of pictures, and of the texts that belong to them.
+class OpenClip:
+    """A CLIP model of open_clip's format, read from a folder: open_clip_config.json and weights as safetensors.
 
     Args:
-        folder: of the CLIP model; see :class:`Clip`.
-        root: folder of the pictures.
-        ids: their paths below it, as ``FolderDataset.ids`` has them.
-        prototypes: texts such as ``"a photo of a cat"``, one a class.
-        captions: picture -> caption; see :func:`hamlet.training.read_captions`.
-        progress: show a bar on stderr.
+        folder: what ``open_clip.push_to_hf_hub`` publishes, as downloaded. Nothing is fetched.
+
+    Raises:
+        ImportError: without open_clip.
+        ValueError: not such a folder.
     """
-    clip = Clip(folder)
-    batches: Iterable[Sequence[str]] = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
-    if progress:
-        batches = track(batches, "CLIP", console=Console(stderr=True))
-    embeddings = torch.cat([clip.images([load_image(inside(root, name)) for name in batch]) for batch in batches])
-    described = None
-    if captions:
-        described = torch.zeros_like(embeddings)
-        rows = [row for row, name in enumerate(ids) if name in captions]
-        for start in range(0, len(rows), BATCH):
-            some = rows[start : start + BATCH]
-            described[some] = clip.texts([captions[ids[row]] for row in some])
-    return TeacherCache(
-        ids=tuple(ids),
-        embeddings=embeddings,
-        prototypes=clip.texts(prototypes) if prototypes else None,
-        captions=described,
-        logit_scale=clip.logit_scale,
-        name=f"CLIP ({Path(folder).name})",
-    )
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            import open_clip
+        except ImportError as error:
+            raise ImportError("this CLIP teacher needs open_clip; pip install -e '.[clip]'") from error
+        if not Path(folder, "open_clip_model.safetensors").is_file():
+            raise ValueError(f"clip: {folder} has no open_clip_model.safetensors; other weight files are pickles")
+        try:
+            source = f"local-dir:{folder}"
+            model, self.preprocess = open_clip.create_model_from_pretrained(source)
+            self.tokenizer = open_clip.get_tokenizer(source)
+        except (OSError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+            raise ValueError(f"clip: {folder} cannot be read ({str(error).strip().splitlines()[0]})") from error
+        self.model: Any = model.eval().to(_device())
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        self.name = f"open_clip ({Path(folder).name})"
+
+    @torch.inference_mode()
+    def images(self, images: Sequence[Tensor]) -> Tensor:
+        """Embeddings (n, W) of pictures, uint8 (3, h, w) of any sizes."""
+        batch = torch.stack([self.preprocess(transforms.to_pil_image(image)) for image in images])
+        return self.model.encode_image(batch.to(_device())).float().cpu().clone()
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (n, W) of texts; what is longer than the model reads is cut."""
+        return self.model.encode_text(self.tokenizer(list(texts)).to(_device())).float().cpu().clone()
+
+
+def load_clip(folder: str | Path) -> ImageTextModel:
+    """The CLIP model in a folder, of either format.
+
+    Raises:
+        ValueError: a folder of neither; see :class:`Clip` and :class:`OpenClip`.
+    """
+    if Path(folder, "open_clip_config.json").is_file():
+        return OpenClip(folder)
+    return Clip(folder)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from hamlet.training.recipe import Recipe
-from hamlet.training.schedule import chance, pace
+from hamlet.training.recipe import Recipe, StageRecipe
+from hamlet.training.schedule import chance, moment, pace, stage_ends
 
-Batch = list[tuple[int, int]]
-"""(sample, seed of its view) of each place in a batch."""
+Batch = list[tuple[int, int, int]]
+"""(sample, seed of its view, image size) of each place in a batch."""
 
 
 class Curriculum(Sampler[Batch]):
@@ -23,14 +23,15 @@ class Curriculum(Sampler[Batch]):
     Training goes in rounds. At a round's start the samples are ranked by difficulty and the pool is cut; the round is
     one pass over the pool in random order, filled up to whole batches. The batches of a round are a function of the
     recipe, the round's first step and its pool, so that with :meth:`state_dict` any step can be gone back to, however
-    far ahead a data loader has read.
+    far ahead a data loader has read. A round ends where a stage with other samples per class begins.
 
     With difficulty "loss", a sample that has not been seen counts as the easiest, so that each is tried early.
 
     Args:
         labels: the class of each sample.
         recipe: its curriculum, seed, steps, batch size and samples per class.
-        difficulty: (n,) for difficulty "teacher", larger is harder.
+        difficulty: (n,) for difficulty "teacher" and "file", larger is harder.
+        shapes: int (n,), a number for each sample; a batch holds samples of one. None: they are all alike.
         process, processes: which part of each batch to give, of how many.
 
     Raises:
@@ -53,6 +54,7 @@ class Curriculum(Sampler[Batch]):
         recipe: Recipe,
         difficulty: Sequence[float] | None = None,
         *,
+        shapes: Sequence[int] | None = None,
         process: int = 0,
         processes: int = 1,
     ) -> None:
@@ -60,13 +62,16 @@ class Curriculum(Sampler[Batch]):
             raise ValueError("dataset: got no samples, expected at least one")
         if recipe.batch_size % processes:
             raise ValueError(f"batch_size: got {recipe.batch_size}, expected a multiple of the {processes} processes")
-        if recipe.curriculum.difficulty == "teacher" and difficulty is None:
-            raise ValueError("curriculum.difficulty: got teacher, but there is no teacher with prototypes")
+        given = recipe.curriculum.difficulty in ("teacher", "file")
+        if given and difficulty is None:
+            lacks = {"teacher": "no teacher with prototypes", "file": "no difficulty of each sample"}
+            kind = recipe.curriculum.difficulty
+            raise ValueError(f"curriculum.difficulty: got {kind}, but there is {lacks[kind]}")
         self.labels = np.asarray(labels)
+        self.shapes = np.zeros(len(labels), np.int64) if shapes is None else np.asarray(shapes)
         self.recipe = recipe
         self.part = slice(process, None, processes)
         self.step = 0
-        given = recipe.curriculum.difficulty == "teacher"
         self.difficulty = np.asarray(difficulty, float) if given else np.full(len(labels), -np.inf)
         # Equal difficulties, such as those of unseen samples, are ranked at random.
         self.tie_break = np.random.default_rng(chance(recipe.seed, "ties")).permutation(len(labels))
@@ -81,8 +86,10 @@ class Curriculum(Sampler[Batch]):
         for place in range(self.step - first, len(self.round)):
             samples = self.round[place]
             seeds = chance(self.recipe.seed, "views", first + place).generate_state(len(samples), np.uint64)
+            size = self.recipe.image_size_in(self._stage(first + place))
             # Halved, since torch's generators take signed numbers.
-            batch = [(int(sample), int(seed >> np.uint64(1))) for sample, seed in zip(samples, seeds, strict=True)]
+            halves = [int(seed >> np.uint64(1)) for seed in seeds]
+            batch = [(int(sample), seed, size) for sample, seed in zip(samples, halves, strict=True)]
             yield batch[self.part]
 
     def observe(self, samples: Sequence[int], losses: Sequence[float]) -> None:
@@ -95,9 +102,19 @@ class Curriculum(Sampler[Batch]):
             before = self.difficulty[sample]
             self.difficulty[sample] = loss if np.isneginf(before) else momentum * before + (1 - momentum) * loss
 
+    def go_to(self, step: int) -> None:
+        """Begin a round at a step."""
+        self.step = step
+        self._begin_round()
+
     def ranking(self) -> NDArray[np.int64]:
         """All samples, easiest first."""
         return np.lexsort((self.tie_break, self.difficulty))
+
+    def drawn(self, samples: Sequence[int]) -> list[int]:
+        """How many of these samples are in each tenth of the ranking of this round, the easiest first."""
+        tenths = self.place[np.asarray(samples)] * 10 // len(self.labels)
+        return np.bincount(tenths, minlength=10).tolist()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -110,25 +127,47 @@ class Curriculum(Sampler[Batch]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step, self.round_start = state["step"], state["round_start"]
         self.pool, self.difficulty = state["pool"].numpy().copy(), state["difficulty"].numpy().copy()
-        self.round = self._batches()
+        self._fill_round()
 
     def _begin_round(self) -> None:
         share = pace(self.recipe.curriculum, self.step, self.recipe.steps)
         self.round_start = self.step
         self.pool = self.ranking()[: max(1, round(share * len(self.labels)))]
-        self.round = self._batches()
+        self._fill_round()
 
-    def _batches(self) -> NDArray[np.int64]:
-        """The round's samples: (batches, batch_size)."""
+    def _fill_round(self) -> None:
+        """The round's samples: (batches, batch_size); and each sample's place in the pool."""
         generator = np.random.default_rng(chance(self.recipe.seed, "order", self.round_start))
+        shapes = self.shapes[self.pool]
+        parts = [self._batches(self.pool[shapes == shape], generator) for shape in np.unique(shapes)]
+        batches = generator.permutation(np.concatenate(parts)) if len(parts) > 1 else parts[0]
+        self.round = batches[: self._same_sampler()]
+        self.place = np.zeros(len(self.labels), np.int64)
+        self.place[self.pool] = np.arange(len(self.pool))
+
+    def _batches(self, pool: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """One pass over the pool, filled up to whole batches: (batches, batch_size)."""
         size = self.recipe.batch_size
-        batches = -(-len(self.pool) // size)
-        per_class = self.recipe.data.samples_per_class
+        batches = -(-len(pool) // size)
+        per_class = self.recipe.samples_per_class_in(self._stage(self.round_start))
         if per_class:
-            samples = _balanced(self.pool, self.labels[self.pool], batches * size, per_class, generator)
+            samples = _balanced(pool, self.labels[pool], batches * size, per_class, generator)
         else:
-            samples = _passes(self.pool, batches * size, generator)
+            samples = _passes(pool, batches * size, generator)
         return samples.reshape(batches, size)
+
+    def _same_sampler(self) -> int:
+        """Steps from the round's start until a stage begins that has other samples per class."""
+        recipe, steps = self.recipe, self.recipe.steps
+        now = recipe.samples_per_class_in(self._stage(self.round_start))
+        for stage, begin in zip(recipe.stages[1:], stage_ends(recipe.stages, steps), strict=False):
+            if begin > self.round_start and recipe.samples_per_class_in(stage) != now:
+                return begin - self.round_start
+        # Beyond the last step there is nothing to change for.
+        return len(self.labels)
+
+    def _stage(self, step: int) -> StageRecipe:
+        return moment(self.recipe.stages, step, self.recipe.steps).stage
 
 
 def _passes(items: NDArray[np.int64], count: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -1,19 +1,21 @@
-"""A training set from a folder of pictures: subfolders are classes, nested ones a hierarchy of them."""
+"""Training sets of pictures, and random views of them; a folder's subfolders are classes, nested ones a hierarchy."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import torch
+from PIL import ExifTags, Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hamlet.images import UnreadableImage, list_images, load_image
+from hamlet.images import UnreadableImage, inside, list_images, load_image
 from hamlet.training.recipe import AugmentRecipe
 
 DETAIL = 4
@@ -23,8 +25,9 @@ DETAIL = 4
 class TrainingSet(Protocol):
     """What :func:`hamlet.training.train` trains on.
 
-    It may also have ``ids``, the samples' names, by which a teacher's embeddings are found, and ``hierarchy``, for each
-    coarser level of the labels the label of every sample.
+    It may also have ``ids``, the samples' names, by which a teacher's embeddings are found; ``hierarchy``, for each
+    coarser level of the labels the label of every sample; and ``shapes``, a number for each sample, where views of
+    different numbers differ in shape.
     """
 
     @property
@@ -33,11 +36,80 @@ class TrainingSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
-        """The view (3, H, W), floating point in [0, 1], of sample ``key[0]`` that the seed ``key[1]`` decides alone."""
+    def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
+        """A view (3, H, W), floating point in [0, 1], that (sample, seed, image size) decide alone."""
 
 
-class FolderDataset:
+class Views:
+    """Random views of pictures, each a function of its sample, its seed and the image size.
+
+    Args:
+        augment: random changes of a view.
+        aspects: widths / heights of views.
+        shapes: for each sample the place of its aspect among them.
+    """
+
+    def __init__(self, augment: AugmentRecipe, aspects: Sequence[float], shapes: Sequence[int]) -> None:
+        self.augment, self.aspects, self.shapes = augment, aspects, shapes
+        self._made: dict[tuple[int, int], v2.Compose] = {}
+
+    def render(self, picture: Tensor, key: tuple[int, int, int]) -> Tensor:
+        """A view (3, H, W) of a picture, uint8 (3, h, w)."""
+        sample, seed, image_size = key
+        size = view_size(image_size, self.aspects[self.shapes[sample]])
+        if size not in self._made:
+            self._made[size] = augmentation(self.augment, size)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            view: Tensor = self._made[size](picture)
+        return view
+
+
+class PictureSet:
+    """Labelled pictures below a folder.
+
+    Args:
+        root: the folder.
+        ids: their paths below it.
+        labels: int (n,), the class of each, 0 to classes - 1.
+        hierarchy: for each coarser level of the labels, the label of each picture.
+        augment, aspects: see :class:`hamlet.training.recipe.DataRecipe`. With several aspects, the sizes of all
+            pictures are looked up when the set is made.
+
+    Raises:
+        ValueError: on reading a picture that cannot be read, by its name.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        ids: Sequence[str],
+        labels: Sequence[int],
+        hierarchy: Sequence[Sequence[int]],
+        augment: AugmentRecipe,
+        aspects: Sequence[float] = (1.0,),
+    ) -> None:
+        self.root, self.ids, self.labels, self.hierarchy = root, ids, labels, hierarchy
+        self.skipped: Sequence[tuple[str, str]] = ()
+        self.shapes: Sequence[int] = [0] * len(ids)
+        if len(aspects) > 1:
+            with ThreadPoolExecutor() as threads:
+                self.shapes = list(threads.map(lambda name: nearest(aspects, inside(root, name)), ids))
+        self.views = Views(augment, aspects, self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
+        name, image_size = self.ids[key[0]], key[2]
+        try:
+            picture = load_image(inside(self.root, name), DETAIL * image_size)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        return self.views.render(picture, key)
+
+
+class FolderDataset(PictureSet):
     """Pictures below a folder, whose subfolders are the classes.
 
     Where all pictures lie in nested subfolders, as ``animals/cats/1.jpg``, the class is the folder at the smallest
@@ -47,76 +119,83 @@ class FolderDataset:
 
     Args:
         root: the folder.
-        augment: random changes of a view.
-        image_size: height and width of a view, in pixels.
-        progress: show a bar on stderr while the pictures are checked.
+        augment, aspects: see :class:`PictureSet`.
+        progress: show a bar on stderr.
 
     Attributes:
-        ids: paths below the root, with forward slashes.
-        labels, classes: the class of each picture, and the classes' names.
+        ids: the pictures' paths below the root.
+        classes: the folder of each class.
+        labels: the class of each picture.
         hierarchy: for each coarser level, the label of each picture.
-        skipped: (path, reason) of what was left out.
+        skipped: (name, reason) of what was left out.
 
     Raises:
-        ValueError: no such folder, or fewer than two classes with pictures.
-
-    Example:
-        >>> import tempfile
-        >>> from PIL import Image
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for name in ("cats/1.png", "dogs/1.png"):
-        ...         Path(folder, name).parent.mkdir()
-        ...         Image.new("RGB", (40, 30)).save(Path(folder, name))
-        ...     dataset = FolderDataset(folder, AugmentRecipe(), image_size=16)
-        ...     dataset.classes, tuple(dataset[0, 123].shape)
-        (['cats', 'dogs'], (3, 16, 16))
-
-    Source: HAMLET architecture, §4.
+        ValueError: no such folder, or fewer than two classes in it.
     """
 
-    def __init__(self, root: str | Path, augment: AugmentRecipe, image_size: int, *, progress: bool = False) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
+    def __init__(
+        self,
+        root: str | Path,
+        augment: AugmentRecipe,
+        aspects: Sequence[float] = (1.0,),
+        *,
+        progress: bool = False,
+    ) -> None:
+        root = Path(root)
+        if not root.is_dir():
             raise ValueError(f"data.root: {root} is not a folder")
-        self.ids, self.skipped = _scan(self.root, progress)
-        folders = [PurePosixPath(name).parts[:-1] for name in self.ids]
+        ids, skipped = _scan(root, progress)
+        folders = [PurePosixPath(name).parts[:-1] for name in ids]
         depth = min(map(len, folders), default=0)
         names = [["/".join(parts[:length]) for parts in folders] for length in range(depth, 0, -1)]
         self.classes = sorted(set(names[0])) if names else []
         if len(self.classes) < 2:
-            left_out = f"; left out: {self.skipped[0][0]} ({self.skipped[0][1]}), ..." if self.skipped else ""
+            left_out = f"; left out: {skipped[0][0]} ({skipped[0][1]}), ..." if skipped else ""
             raise ValueError(
                 f"data.root: {root} has {len(self.classes)} subfolders with pictures, expected at least two, "
                 f"one for each class{left_out}"
             )
-        self.labels, *self.hierarchy = [_numbered(level) for level in names]
-        self.transform = augmentation(augment, image_size)
-        self.image_size = image_size
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
-        index, seed = key
-        try:
-            image = load_image(self.root / self.ids[index], DETAIL * self.image_size)
-        except ValueError as error:
-            raise ValueError(f"{self.ids[index]}: {error}") from error
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            view: Tensor = self.transform(image)
-        return view
+        labels, *hierarchy = [numbered(level) for level in names]
+        super().__init__(root, ids, labels, hierarchy, augment, aspects)
+        self.skipped = skipped
 
 
-def augmentation(recipe: AugmentRecipe, image_size: int) -> v2.Compose:
-    """The random changes of a recipe: uint8 (3, h, w) -> float (3, image_size, image_size) in [0, 1].
+def view_size(image_size: int, aspect: float) -> tuple[int, int]:
+    """Height and width of a view, about as large as a square of ``image_size``.
+
+    Sides of anything but squares are multiples of 32, the stride of the usual backbones.
+
+    Example:
+        >>> view_size(224, 1.0), view_size(224, 4 / 3)
+        ((224, 224), (192, 256))
+    """
+    if aspect == 1:
+        return image_size, image_size
+    height, width = image_size / math.sqrt(aspect), image_size * math.sqrt(aspect)
+    return max(32, round(height / 32) * 32), max(32, round(width / 32) * 32)
+
+
+def nearest(aspects: Sequence[float], path: Path) -> int:
+    """The place of the aspect that is nearest, as a ratio, to a picture's own as it stands upright."""
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except OSError as error:
+        raise ValueError(f"{path}: {error}") from error
+    aspect = height / width if turned else width / height
+    return min(range(len(aspects)), key=lambda place: abs(math.log(aspects[place] / aspect)))
+
+
+def augmentation(recipe: AugmentRecipe, size: int | tuple[int, int]) -> v2.Compose:
+    """The random changes of a recipe: uint8 (3, h, w) -> float (3, H, W) in [0, 1], ``size`` giving H and W.
 
     All chance comes from torch's default generator.
     """
     color = recipe.color
     steps = [
         v2.RandomPerspective(recipe.perspective, p=1.0) if recipe.perspective else v2.Identity(),
-        v2.RandomResizedCrop(image_size, scale=recipe.scale, ratio=recipe.ratio, antialias=True),
+        v2.RandomResizedCrop(size, scale=recipe.scale, ratio=recipe.ratio, antialias=True),
         v2.RandomHorizontalFlip(recipe.flip),
         v2.ColorJitter(color, color, color, min(0.5, color / 4)),
         v2.RandomGrayscale(recipe.gray),
@@ -150,6 +229,7 @@ def _scan(root: Path, progress: bool) -> tuple[list[str], list[tuple[str, str]]]
     return [name for name in names if found[name] is None], sorted(left_out)
 
 
-def _numbered(names: Sequence[str]) -> list[int]:
+def numbered(names: Sequence[str]) -> list[int]:
+    """Names as numbers from 0, in their sorted order."""
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}
     return [numbers[name] for name in names]

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: history.jsonl, TensorBoard's files and a progress bar."""
+"""What a run tells while it goes: history.jsonl, timing.jsonl, TensorBoard's files and a progress bar."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ class Log:
     def __init__(self, out: Path, step: int, steps: int, *, writes: bool = True, progress: bool = True) -> None:
         self.out, self.step, self.writes = out, step, writes
         self.records = _first_records(out / "history.jsonl", step)
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"))
+        shown = progress and writes
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
         self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not (progress and writes)
+            *columns, TimeRemainingColumn(), console=Console(stderr=True, quiet=not shown), disable=not shown
         )
-        loss = f"{self.records[-1]['loss']:.3f}" if self.records else "-"
-        self._task = self._bar.add_task("", total=steps, completed=step, loss=loss)
+        loss = f"loss {self.records[-1]['loss']:.3f}" if self.records else ""
+        self._task = self._bar.add_task("", total=steps, completed=step, told=loss)
         self._file: TextIO | None = None
+        self._timing: TextIO | None = None
+        self._spent: dict[str, float] = {}
         self._board: SummaryWriter | None = None
 
     def __enter__(self) -> Log:
@@ -51,6 +54,7 @@ class Log:
             with replacing(path) as file:
                 file.write(text.encode())
             self._file = open(path, "a", encoding="utf-8")
+            self._timing = open(self.out / "timing.jsonl", "a", encoding="utf-8")
             self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step + 1)
         self._bar.start()
         return self
@@ -59,17 +63,23 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
-        if self._file is not None and self._board is not None:
-            self._file.close()
-            self._board.close()
+        if self._spent:
+            self._bar.console.print(f"a step took {shares(self._spent, len(self.records) - self.step)}", soft_wrap=True)
+        for open_file in (self._file, self._timing, self._board):
+            if open_file is not None:
+                open_file.close()
 
-    def append(self, record: dict[str, float]) -> None:
+    def append(self, record: dict[str, float], seconds: dict[str, float]) -> None:
+        """Tell of a step: its record, which is the same in every run of the recipe, and where its time went."""
         self.records.append(record)
-        self._bar.update(self._task, advance=1, loss=f"{record['loss']:.3f}")
-        if self._file is None or self._board is None:
+        self._bar.update(self._task, advance=1, told=f"loss {record['loss']:.3f}")
+        for part, spent in seconds.items():
+            self._spent[part] = self._spent.get(part, 0.0) + spent
+        if self._file is None or self._timing is None or self._board is None:
             return
-        self._file.write(_line(record))
-        self._file.flush()
+        for file, line in ((self._file, record), (self._timing, {"step": record["step"], **seconds})):
+            file.write(_line(line))
+            file.flush()
         for name, value in record.items():
             if name != "step":
                 self._board.add_scalar(name, value, int(record["step"]))
@@ -78,6 +88,18 @@ class Log:
         """Make sure that all is on the disk, as it must be before a checkpoint counts on it."""
         if self._file is not None:
             os.fsync(self._file.fileno())
+
+
+def shares(seconds: dict[str, float], steps: int) -> str:
+    """What a step took on average, and each part's share of it.
+
+    Example:
+        >>> shares({"data": 1.0, "forward": 3.0}, 8)
+        '0.500 s: data 25%, forward 75%'
+    """
+    total = sum(seconds.values()) or 1.0
+    parts = ", ".join(f"{part} {100 * spent / total:.0f}%" for part, spent in seconds.items())
+    return f"{total / max(1, steps):.3f} s: {parts}"
 
 
 def _line(record: dict[str, float]) -> str:

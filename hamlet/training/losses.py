@@ -3,11 +3,11 @@
 =============== =======================================================================================================
 weight          loss
 =============== =======================================================================================================
-classification  L_cls: ArcFace over the classes
+classification  L_cls: a margin softmax over the classes (:mod:`hamlet.training.classification`)
 distillation    L_mm: MKDM, features and outputs of the teacher (§3.4)
 consistency     L_mm: image-text consistency with the captions
 hierarchy       L_hier: adjacent levels keep each other's similarity structure
-coarse          L_hier: ArcFace over each coarser level of the labels
+coarse          L_hier: a margin softmax over each coarser level of the labels
 budget          the mean radius of the attention windows, which is what they cost
 =============== =======================================================================================================
 """
@@ -15,48 +15,24 @@ budget          the mean radius of the attention windows, which is what they cos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning.losses import ArcFaceLoss
-from pytorch_metric_learning.reducers import DoNothingReducer
 from torch import Tensor, nn
 
 from hamlet.models import Maps
 from hamlet.nn.mkdm import MKDM
+from hamlet.training.classification import Classifier
+from hamlet.training.gather import gathered
 from hamlet.training.recipe import LossRecipe, StageRecipe
+from hamlet.training.schedule import chance
 from hamlet.training.teacher import TeacherCache
 
 TERMS = ("classification", "distillation", "consistency", "hierarchy", "coarse", "budget")
-
-
-class MarginSoftmax(nn.Module):
-    """ArcFace, one loss a sample: cross-entropy over scale * cos(angle to each class), plus the margin at its own.
-
-    Args:
-        classes: how many; labels are 0 to classes - 1.
-        dim: length of the descriptors.
-        margin: in degrees.
-        scale: inverse temperature.
-
-    Example:
-        >>> MarginSoftmax(classes=10, dim=8)(torch.randn(4, 8), torch.tensor([0, 3, 3, 9])).shape
-        torch.Size([4])
-
-    Source: Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition" (CVPR 2019), as implemented
-    in pytorch-metric-learning.
-    """
-
-    def __init__(self, classes: int, dim: int, *, margin: float = 28.6, scale: float = 64.0) -> None:
-        super().__init__()
-        self.arcface = ArcFaceLoss(classes, dim, margin=margin, scale=scale, reducer=DoNothingReducer())
-
-    def forward(self, descriptors: Tensor, labels: Tensor) -> Tensor:
-        losses: Tensor = self.arcface(descriptors, labels)["loss"]["losses"]
-        return losses
 
 
 def structure_loss(level_embeddings: Sequence[Tensor]) -> Tensor:
@@ -90,6 +66,8 @@ class Targets:
         labels: int (B,).
         coarse: int (B,) for each coarser level of the labels.
         teacher, captions: (B, W), or None.
+        outputs: (B, P), the teacher's own logits, or None.
+        classes: int, sorted: the classes that the softmax is over, those of the batch's labels among them; None: all.
     """
 
     samples: Tensor
@@ -97,6 +75,21 @@ class Targets:
     coarse: Sequence[Tensor] = ()
     teacher: Tensor | None = None
     captions: Tensor | None = None
+    outputs: Tensor | None = None
+    classes: Tensor | None = None
+
+    def parts(self, count: int) -> list[Targets]:
+        """The targets of as many equal parts of the batch."""
+
+        def cut(rows: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * count if rows is None else rows.chunk(count)
+
+        rows = (self.samples, self.labels, self.teacher, self.captions, self.outputs)
+        coarse = [level.chunk(count) for level in self.coarse]
+        return [
+            Targets(samples, labels, [level[part] for level in coarse], teacher, captions, outputs, self.classes)
+            for part, (samples, labels, teacher, captions, outputs) in enumerate(zip(*map(cut, rows), strict=True))
+        ]
 
 
 class Objective(nn.Module):
@@ -129,11 +122,10 @@ class Objective(nn.Module):
         self.used = {name for name in TERMS if any(getattr(stage, name) for stage in stages)}
         _check_means(stages, self.used, coarse_classes, teacher)
 
-        def margin(count: int) -> MarginSoftmax:
-            return MarginSoftmax(count, descriptor_dim, margin=recipe.margin, scale=recipe.scale)
-
-        self.classification = margin(classes)
-        self.coarse = nn.ModuleList(margin(count) for count in coarse_classes if "coarse" in self.used)
+        self.classification = Classifier(classes, descriptor_dim, recipe)
+        whole = replace(recipe, sampled_classes=0)
+        coarse = coarse_classes if "coarse" in self.used else ()
+        self.coarse = nn.ModuleList(Classifier(count, descriptor_dim, whole) for count in coarse)
         self.distilled = tuple(_level(level, len(level_dims)) for level in recipe.distilled_levels)
         self.mkdm = None
         if teacher is not None and {"distillation", "consistency"} & self.used:
@@ -142,6 +134,7 @@ class Objective(nn.Module):
                 teacher.embeddings.shape[1],
                 level_dims=[level_dims[level] for level in self.distilled],
                 prototypes=teacher.prototypes,
+                outputs=0 if teacher.logits is None else teacher.logits.shape[1],
                 logit_scale=teacher.logit_scale,
             )
 
@@ -151,17 +144,22 @@ class Objective(nn.Module):
         """The weighted sum; each loss before its weight, detached; and each sample's classification loss (B,)."""
         descriptors = descriptors.float()
         levels = [embedding.float() for embedding in maps.level_embeddings]
-        each = self.classification(descriptors, targets.labels)
+        each = self.classification(descriptors, targets.labels, targets.classes)
         terms = {"classification": each.mean()}
         if self.mkdm is not None and targets.teacher is not None and "distillation" in self.used:
             distilled = [levels[level] for level in self.distilled]
             terms["distillation"] = self.mkdm(
-                descriptors, targets.teacher, distilled, alpha=stage.alpha, temperature=temperature
+                descriptors,
+                targets.teacher,
+                distilled,
+                alpha=stage.alpha,
+                temperature=temperature,
+                teacher_logits=targets.outputs,
             )
         if self.mkdm is not None and targets.captions is not None and "consistency" in self.used:
-            terms["consistency"] = self.mkdm.consistency(descriptors, targets.captions, targets.samples)
+            terms["consistency"] = self.mkdm.consistency(descriptors, targets.captions, targets.samples, gathered)
         if "hierarchy" in self.used:
-            terms["hierarchy"] = structure_loss(levels)
+            terms["hierarchy"] = structure_loss([gathered(level) for level in levels])
         if "coarse" in self.used:
             pairs = zip(self.coarse, targets.coarse, strict=True)
             terms["coarse"] = torch.stack([loss(descriptors, labels).mean() for loss, labels in pairs]).mean()
@@ -196,24 +194,48 @@ class TargetTable:
     Args:
         dataset: with ``labels`` and, if there are coarser ones, ``hierarchy``.
         teacher: aligned with the dataset, or None.
+        sampled_classes: classes of a step's softmax; 0: all. Fewer than the batch's own are made up to those.
+        seed: of the classes that are drawn.
     """
 
-    def __init__(self, dataset: Any, teacher: TeacherCache | None, device: torch.device) -> None:
+    def __init__(
+        self, dataset: Any, teacher: TeacherCache | None, device: torch.device, sampled_classes: int = 0, seed: int = 0
+    ) -> None:
+        def placed(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else rows.to(device)
+
         self.labels = torch.as_tensor(dataset.labels, device=device)
         self.coarse = [torch.as_tensor(level, device=device) for level in getattr(dataset, "hierarchy", ())]
-        self.teacher = None if teacher is None else teacher.embeddings.to(device)
-        self.captions = None if teacher is None or teacher.captions is None else teacher.captions.to(device)
+        self.teacher = placed(teacher.embeddings if teacher else None)
+        self.captions = placed(teacher.captions if teacher else None)
+        self.outputs = placed(teacher.logits if teacher else None)
+        self.classes, self.sampled, self.seed = int(self.labels.max()) + 1, sampled_classes, seed
 
-    def of(self, samples: Tensor) -> Targets:
-        """The targets of samples, int (B,)."""
+    def of(self, samples: Tensor, step: int = 0) -> Targets:
+        """The targets of samples, int (B,), at a step."""
         samples = samples.to(self.labels.device)
+
+        def rows(table: Tensor | None) -> Tensor | None:
+            return None if table is None else table[samples].float()
+
+        labels = self.labels[samples]
         return Targets(
             samples,
-            self.labels[samples],
+            labels,
             [level[samples] for level in self.coarse],
-            None if self.teacher is None else self.teacher[samples].float(),
-            None if self.captions is None else self.captions[samples].float(),
+            rows(self.teacher),
+            rows(self.captions),
+            rows(self.outputs),
+            self._sample(gathered(labels), step) if self.sampled else None,
         )
+
+    def _sample(self, labels: Tensor, step: int) -> Tensor:
+        """The batch's classes and others at random, sorted: the same in all processes."""
+        own = labels.unique()
+        order = np.random.default_rng(chance(self.seed, "classes", step)).permutation(self.classes)
+        drawn = torch.from_numpy(order).to(own.device)
+        drawn = drawn[~torch.isin(drawn, own)][: max(0, self.sampled - len(own))]
+        return torch.cat([own, drawn]).sort().values
 
 
 def _check_means(
@@ -224,8 +246,8 @@ def _check_means(
     if "distillation" in used and teacher is None:
         raise ValueError("stages: distillation has weight, but there is no teacher (data.teacher)")
     outputs = any(stage.distillation and stage.alpha for stage in stages)
-    if outputs and teacher is not None and teacher.prototypes is None:
-        raise ValueError("stages: alpha above 0 follows outputs, but the teacher has no prototypes")
+    if outputs and teacher is not None and teacher.prototypes is None and teacher.logits is None:
+        raise ValueError("stages: alpha above 0 follows outputs, but the teacher has no prototypes and no logits")
     if "consistency" in used and (teacher is None or teacher.captions is None):
         raise ValueError("stages: consistency has weight, but there is no teacher with captions")
 

@@ -40,20 +40,32 @@ class DataRecipe:
     """Where pictures come from and how they reach the model.
 
     Args:
-        root: folder whose subfolders are the classes.
-        teacher: file of a :class:`hamlet.training.TeacherCache`; None: there is no distillation.
+        kind: "folder": subfolders are the classes; "landmarks": Google Landmarks v2, cleaned, as downloaded; "tars":
+            a folder of WebDataset tar files (:mod:`hamlet.training.tars`).
+        root: the folder.
+        validation: folder of pictures held out, whose subfolders are the classes; their mAP chooses the best
+            checkpoint.
+        teacher: what ``hamlet teach`` made, or the file of a :class:`hamlet.training.TeacherCache`; None: there is no
+            distillation.
         samples_per_class: each class in a batch comes this often, batch_size / samples_per_class classes at a time; 0:
             classes come as they are.
+        aspects: widths / heights of views; each picture is seen at the nearest one to its own, and a batch holds
+            pictures of one. Every view has the area of a square of ``image_size``, with sides that are multiples of 32.
         workers: processes that read pictures; 0 reads them in the training process. Changes no result.
     """
 
+    kind: Literal["folder", "landmarks", "tars"] = "folder"
     root: str | None = None
+    validation: str | None = None
     teacher: str | None = None
     samples_per_class: int = 0
+    aspects: tuple[float, ...] = (1.0,)
     workers: int = 0
 
     def __post_init__(self) -> None:
         _check(self.samples_per_class >= 0, "samples_per_class", self.samples_per_class, "0 or more")
+        apart = len(set(self.aspects)) == len(self.aspects) > 0
+        _check(apart and min(self.aspects) > 0, "aspects", self.aspects, "different numbers above 0")
         _check(self.workers >= 0, "workers", self.workers, "0 or more")
 
 
@@ -110,19 +122,29 @@ class LossRecipe:
     """What the losses need beyond their weights.
 
     Args:
-        margin: of ArcFace, in degrees.
-        scale: of ArcFace, its inverse temperature.
+        classifier: see :class:`hamlet.training.classification.Classifier`.
+        margin: of "arcface" and "subcenter" in degrees, of "cosface" a cosine; "madacos" finds its own.
+        scale: inverse temperature; "madacos" finds its own.
+        sub_centers: vectors a class, of "subcenter".
+        sampled_classes: each step's softmax is over this many classes, those of the batch among them; 0: over all.
         distilled_levels: levels whose features are distilled beside the descriptor (feature level); counted as in a
             list, so -1 is the deepest.
     """
 
+    classifier: Literal["arcface", "cosface", "subcenter", "madacos"] = "arcface"
     margin: float = 28.6
     scale: float = 64.0
+    sub_centers: int = 3
+    sampled_classes: int = 0
     distilled_levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.classifier == "cosface":
+            _check(0 <= self.margin < 1, "margin", self.margin, "a cosine, 0 to less than 1")
         _check(0 <= self.margin < 90, "margin", self.margin, "0 to less than 90 degrees")
         _check(self.scale > 0, "scale", self.scale, "more than 0")
+        _check(self.sub_centers >= 1, "sub_centers", self.sub_centers, "1 or more")
+        _check(self.sampled_classes >= 0, "sampled_classes", self.sampled_classes, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -131,21 +153,26 @@ class CurriculumRecipe:
 
     Args:
         difficulty: "loss": a running mean of each sample's classification loss; "teacher": one less the largest
-            probability that the teacher gives to a prototype; "none": all samples from the start.
+            probability that the teacher gives to a prototype; "file": what ``file`` says; "none": all samples from
+            the start.
         pacing: how the share of samples in use grows from ``start`` to 1.
         until: share of the training's steps after which all are in use.
         jumps: of the pacing "step".
         momentum: of the running mean.
+        file: JSON lines ``{"image": "cats/1.jpg", "difficulty": 0.3}``, one for each picture; larger is harder.
     """
 
-    difficulty: Literal["none", "loss", "teacher"] = "none"
+    difficulty: Literal["none", "loss", "teacher", "file"] = "none"
     pacing: Literal["linear", "root", "step"] = "linear"
     start: float = 0.3
     until: float = 0.5
     jumps: int = 4
     momentum: float = 0.9
+    file: str | None = None
 
     def __post_init__(self) -> None:
+        given = (self.difficulty == "file") == (self.file is not None)
+        _check(given, "file", self.file, "a path with the difficulty file, and none with another")
         _check(0 < self.start <= 1, "start", self.start, "more than 0, at most 1")
         _check(0 < self.until <= 1, "until", self.until, "more than 0, at most 1")
         _check(self.jumps >= 1, "jumps", self.jumps, "1 or more")
@@ -162,6 +189,7 @@ class StageRecipe:
             :mod:`hamlet.training.losses`.
         alpha: of MKDM: 0 follows the teacher's features, 1 its outputs.
         temperature: of MKDM, at the stage's start and at its end; it goes geometrically from one to the other.
+        image_size, samples_per_class: the stage's own, in place of ``image_size`` and ``data.samples_per_class``.
     """
 
     until: float = 1.0
@@ -173,8 +201,11 @@ class StageRecipe:
     budget: float = 0.0
     alpha: float = 0.5
     temperature: tuple[float, float] = (1.0, 1.0)
+    image_size: int | None = None
+    samples_per_class: int | None = None
 
     def __post_init__(self) -> None:
+        _check(self.image_size is None or self.image_size >= 1, "image_size", self.image_size, "1 or more")
         _check(0 < self.until <= 1, "until", self.until, "more than 0, at most 1")
         for name in ("classification", "distillation", "consistency", "hierarchy", "coarse", "budget"):
             weight = getattr(self, name)
@@ -193,6 +224,15 @@ class Recipe:
         image_size: height and width of a training view, in pixels.
         seed: of weights, order and views.
         precision: of the model's forward and backward (mixed precision); losses and weights are float32.
+        accumulate: parts that a process's share of a batch is taken in, one after another, to save memory. The losses
+            that compare the samples of a batch (hierarchy, consistency) and batch norm see one part at a time.
+        average: decay of the moving average of the weights, which is then what is validated and saved as the model; 0:
+            none.
+        activation_checkpointing: forget the backbone's activations and compute them again in the backward: less memory,
+            more time, the same weights.
+        channels_last: keep feature maps with channels innermost, which convolutions on GPUs prefer.
+        compile: compile the model by torch.compile.
+        validate_every: steps between validations; 0: none. Changes no result.
         checkpoint_every: steps between checkpoints. Changes no result.
     """
 
@@ -202,6 +242,12 @@ class Recipe:
     model: ModelRecipe
     seed: int = 0
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    accumulate: int = 1
+    average: float = 0.0
+    activation_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    validate_every: int = 0
     checkpoint_every: int = 100
     data: DataRecipe = field(default_factory=DataRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
@@ -211,13 +257,16 @@ class Recipe:
     stages: tuple[StageRecipe, ...] = (StageRecipe(),)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "image_size", "checkpoint_every"):
+        for name in ("steps", "batch_size", "image_size", "accumulate", "checkpoint_every"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        _check(self.seed >= 0, "seed", self.seed, "0 or more")
+        for name in ("seed", "validate_every"):
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _check(0 <= self.average < 1, "average", self.average, "0 to less than 1")
         _check(self.optimizer.warmup < self.steps, "optimizer.warmup", self.optimizer.warmup, "fewer than steps")
-        per_class = self.data.samples_per_class
-        divides = per_class == 0 or self.batch_size % per_class == 0
-        _check(divides, "data.samples_per_class", per_class, f"a divisor of batch_size, {self.batch_size}")
+        own = [(f"stages.{i}.samples_per_class", stage.samples_per_class) for i, stage in enumerate(self.stages)]
+        for name, per_class in (("data.samples_per_class", self.data.samples_per_class), *own):
+            divides = not per_class or (per_class > 0 and self.batch_size % per_class == 0)
+            _check(divides, name, per_class, f"a divisor of batch_size, {self.batch_size}")
         ends = [stage.until for stage in self.stages]
         _check(
             bool(ends) and ends[-1] == 1 and all(a < b for a, b in pairwise(ends)),
@@ -225,6 +274,14 @@ class Recipe:
             ends,
             "ends (until) that grow to 1",
         )
+
+    def image_size_in(self, stage: StageRecipe) -> int:
+        """The image size of a stage."""
+        return stage.image_size or self.image_size
+
+    def samples_per_class_in(self, stage: StageRecipe) -> int:
+        """The samples per class of a stage."""
+        return self.data.samples_per_class if stage.samples_per_class is None else stage.samples_per_class
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as YAML that :func:`load_recipe` reads."""

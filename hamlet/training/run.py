@@ -1,4 +1,4 @@
-"""A whole run from its recipe: the model, the folder of pictures, the teacher, the training."""
+"""A whole run from its recipe: the model, the pictures, the teacher, the training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from accelerate.utils import set_seed
 
 from hamlet.models import create_model
 from hamlet.training.data import FolderDataset
+from hamlet.training.dry_run import DryRun, dry_run
+from hamlet.training.landmarks import LandmarkDataset
 from hamlet.training.loop import train
 from hamlet.training.recipe import Recipe
+from hamlet.training.tars import TarDataset
 from hamlet.training.teacher import TeacherCache
+from hamlet.training.validation import FolderValidation
+
+Pictures = FolderDataset | LandmarkDataset | TarDataset
 
 
 def train_recipe(
     recipe: Recipe, out: str | Path, *, progress: bool = True, stop_after: int | None = None
-) -> tuple[Any, FolderDataset]:
+) -> tuple[Any, Pictures]:
     """Do what a recipe says, with the pictures below its ``data.root``.
 
     Args:
@@ -32,13 +38,25 @@ def train_recipe(
     Raises:
         ValueError: no ``data.root``, or anything that the model, the set, the teacher or the training refuses.
     """
-    if recipe.data.root is None:
-        raise ValueError("data.root: missing, expected a folder with a subfolder of pictures for each class")
-    model = build_model(recipe)
-    dataset = FolderDataset(recipe.data.root, recipe.augment, recipe.image_size, progress=progress)
-    teacher = TeacherCache.load(recipe.data.teacher) if recipe.data.teacher is not None else None
-    train(model, recipe, dataset, out=out, teacher=teacher, progress=progress, stop_after=stop_after)
+    model, dataset, teacher = _prepare(recipe, progress)
+    validate = held_out(recipe, progress=progress) if recipe.validate_every else None
+    train(model, recipe, dataset, out=out, teacher=teacher, validate=validate, progress=progress, stop_after=stop_after)
     return model, dataset
+
+
+def try_recipe(recipe: Recipe, out: str | Path, *, progress: bool = True) -> tuple[DryRun, Pictures]:
+    """Check all that :func:`train_recipe` would need, and take a few steps; see :func:`hamlet.training.dry_run`."""
+    model, dataset, teacher = _prepare(recipe, progress)
+    if recipe.validate_every:
+        held_out(recipe, progress=progress)
+    return dry_run(model, recipe, dataset, out=out, teacher=teacher), dataset
+
+
+def held_out(recipe: Recipe, *, progress: bool = True) -> FolderValidation:
+    """The mAP of a model on the pictures that a recipe holds out; ValueError where it names none."""
+    if recipe.data.validation is None:
+        raise ValueError("data.validation: missing, expected a folder with subfolders of pictures that are held out")
+    return FolderValidation(recipe.data.validation, recipe.image_size, progress=progress)
 
 
 def build_model(recipe: Recipe) -> Any:
@@ -53,3 +71,25 @@ def build_model(recipe: Recipe) -> Any:
         )
     except ValueError as error:
         raise ValueError(f"model: {error}") from error
+
+
+def training_set(recipe: Recipe, *, progress: bool = True) -> Pictures:
+    """The pictures below a recipe's ``data.root``, of its kind; ValueError where it names none."""
+    root = recipe.data.root
+    if root is None:
+        raise ValueError("data.root: missing, expected a folder with a subfolder of pictures for each class")
+    if recipe.data.kind == "landmarks":
+        return LandmarkDataset(root, recipe.augment, recipe.data.aspects)
+    if recipe.data.kind == "tars":
+        if recipe.data.aspects != (1.0,):
+            raise ValueError(
+                f"data.aspects: got {recipe.data.aspects}, expected (1.0,) with tars, whose views are square"
+            )
+        return TarDataset(root, recipe.augment, progress=progress)
+    return FolderDataset(root, recipe.augment, recipe.data.aspects, progress=progress)
+
+
+def _prepare(recipe: Recipe, progress: bool) -> tuple[Any, Pictures, TeacherCache | None]:
+    model = build_model(recipe)
+    teacher = TeacherCache.load(recipe.data.teacher) if recipe.data.teacher is not None else None
+    return model, training_set(recipe, progress=progress), teacher

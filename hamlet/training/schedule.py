@@ -10,7 +10,7 @@ import numpy as np
 
 from hamlet.training.recipe import CurriculumRecipe, StageRecipe
 
-PURPOSES = ("ties", "order", "views", "model")
+PURPOSES = ("ties", "order", "views", "model", "classes")
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,21 @@ class Moment:
 
 
 def chance(seed: int, purpose: str, *key: int) -> np.random.SeedSequence:
-    """The root of all chance of one purpose ("ties", "order", "views", "model") at one place, such as a step.
+    """The root of all chance of one purpose (one of ``PURPOSES``) at one place, such as a step.
 
     Purposes are kept apart: one shuffle seeded like another can undo it.
     """
     return np.random.SeedSequence(seed, spawn_key=(PURPOSES.index(purpose), *key))
+
+
+def stage_ends(stages: Sequence[StageRecipe], steps: int) -> list[int]:
+    """The step (from 0) after the last one of each stage.
+
+    Example:
+        >>> stage_ends((StageRecipe(until=0.5), StageRecipe()), 9)
+        [5, 9]
+    """
+    return [math.ceil(stage.until * steps) for stage in stages]
 
 
 def moment(stages: Sequence[StageRecipe], step: int, steps: int) -> Moment:
@@ -44,7 +54,7 @@ def moment(stages: Sequence[StageRecipe], step: int, steps: int) -> Moment:
 
     Source: HAMLET architecture, §4.2 and §4.3.
     """
-    ends = [math.ceil(stage.until * steps) for stage in stages]
+    ends = stage_ends(stages, steps)
     index = next((i for i, end in enumerate(ends) if step < end), len(stages) - 1)
     first, last = ends[index - 1] if index else 0, ends[index] - 1
     done = (step - first) / (last - first) if last > first else 1.0

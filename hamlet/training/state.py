@@ -16,8 +16,12 @@ from hamlet.training.recipe import Recipe
 from hamlet.training.teacher import TeacherCache
 
 FORMAT = "hamlet-training"
-VERSION = 1
-HARMLESS = {"recipe.checkpoint_every", "recipe.data.workers", "recipe.data.root", "recipe.data.teacher"}
+VERSION = 2
+HARMLESS = {
+    "recipe.checkpoint_every",
+    "recipe.validate_every",
+    *(f"recipe.data.{name}" for name in ("workers", "root", "teacher", "validation")),
+}
 """What may differ when a run is taken up again: speed, and where things lie, as long as pictures keep their names."""
 
 
@@ -52,8 +56,13 @@ def load_state(path: Path, who: Mapping[str, Any]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"out: {path} is damaged, or no checkpoint; remove it to begin again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise ValueError(f"out: {path} is no checkpoint of this version's training; give another folder")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"out: {path} is no checkpoint of a training run; give another folder")
+    if content.get("version") != VERSION:
+        raise ValueError(
+            f"out: {path} was written by another version of hamlet (format {content.get('version')}, this one reads "
+            f"{VERSION}), so the run cannot go on; give another folder, or load its model.pt"
+        )
     before = content["identity"]
     names = sorted((before.keys() | who.keys()) - HARMLESS)
     differing = [

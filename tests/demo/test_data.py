@@ -75,22 +75,22 @@ def test_views_are_a_function_of_the_seed_alone() -> None:
     crops = instances(["coffee"])
     first = Views(crops, AUGMENT, 48)
     torch.manual_seed(1)
-    one, other = first[3, 17], first[3, 18]
+    one, other = first[3, 17, 48], first[3, 18, 48]
     torch.manual_seed(2)
     state = torch.get_rng_state()
     # Another order, another global state, another object: the same views, and the global state untouched.
     second = Views(crops, AUGMENT, 48)
-    assert torch.equal(second[3, 18], other)
-    assert torch.equal(second[3, 17], one)
+    assert torch.equal(second[3, 18, 48], other)
+    assert torch.equal(second[3, 17, 48], one)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(one, other)
-    assert torch.equal(first[3, 17], one)
+    assert torch.equal(first[3, 17, 48], one)
 
 
 def test_views_are_pictures_of_their_size() -> None:
     views = Views(instances(["page"]), AUGMENT, 40)
     for index, seed in itertools.product(range(3), range(5)):
-        view = views[index, seed]
+        view = views[index, seed, 40]
         assert view.shape == (3, 40, 40)
         assert view.dtype == torch.float32
         assert 0 <= view.min() < view.max() <= 1

@@ -85,7 +85,7 @@ def test_run_again_measures_the_same_and_other_steps_are_refused(
     def train_step(*arguments: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("hamlet.training.loop._Run.train_step", train_step)
+    monkeypatch.setattr("hamlet.training.engine.Engine.train_step", train_step)
     again = run_demo(out, steps=STEPS, seed=3, progress=False)
     for name, model in results["models"].items():
         assert again["models"][name]["metrics"] == model["metrics"]

@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hamlet.training.clip import Clip, make_cache
+from hamlet.training import TeacherCache
+from hamlet.training.clip import Clip, OpenClip, load_clip
+from hamlet.training.teach import teach
 
 MARKS = ["<|startoftext|>", "<|endoftext|>"]
 
@@ -51,36 +53,151 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_cache_is_what_the_model_says(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def open_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    open_clip = pytest.importorskip("open_clip")
+    from safetensors.torch import save_file
+
+    out = tmp_path_factory.mktemp("open_clip")
+    size = {"width": 16, "layers": 1}
+    config: dict[str, Any] = {
+        "embed_dim": 12,
+        "vision_cfg": {**size, "image_size": 16, "patch_size": 8, "head_width": 8},
+        "text_cfg": {**size, "heads": 2, "context_length": 12, "vocab_size": 49408},
+    }
+    torch.manual_seed(1)
+    save_file(open_clip.CLIP(**config).state_dict(), out / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    (out / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    return out
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("photos")
+    for number, name in enumerate(("black_cat/1.png", "black_cat/2.png", "dog/1.png")):
+        (out / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (30, 20 + number), (90 * number, 10, 200)).save(out / name)
+    (out / "dog" / "broken.png").write_bytes(b"no picture")
+    return out
+
+
+IDS = ("black_cat/1.png", "black_cat/2.png", "dog/1.png")
+TEXTS = ["a photo of a black cat", "a photo of a dog"]
+
+
+def test_cache_is_what_the_model_says(folder: Path, photos: Path, tmp_path: Path) -> None:
     import transformers
 
-    for number, name in enumerate(("1.png", "2.png")):
-        Image.new("RGB", (30, 20 + number), (90 * number, 10, 200)).save(tmp_path / name)
-    cache = make_cache(
-        folder,
-        tmp_path,
-        ["2.png", "1.png"],
-        prototypes=["a photo of a cat", "a photo of a dog"],
-        captions={"1.png": "a cat"},
-        progress=False,
-    )
-    assert cache.ids == ("2.png", "1.png")
+    captions = {"black_cat/2.png": "a cat"}
+    cache, failures = teach(folder, photos, tmp_path / "cache", captions=captions, shard_size=2, progress=False)
+    assert cache.ids == IDS
+    assert [name for name, _ in failures] == ["dog/broken.png"]
     assert cache.captions is not None
-    assert not cache.captions[0].any()
+    assert cache.prototypes is not None
+    assert cache.captions.any(1).tolist() == [False, True, False]
+    assert len(list((tmp_path / "cache" / "shards").iterdir())) == 2
     # The whole model's own path, which knows nothing of ours.
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     processor = transformers.CLIPProcessor.from_pretrained(folder)
-    pictures = [Image.open(tmp_path / name) for name in cache.ids]
+    pictures = [Image.open(photos / name) for name in IDS]
     with torch.no_grad():
-        inputs = processor(images=pictures, text=["a photo of a cat", "a photo of a dog"], return_tensors="pt")
-        said = model(**inputs)
+        said = model(**processor(images=pictures, text=TEXTS, return_tensors="pt", padding=True))
         caption = model(**processor(images=pictures[:1], text=["a cat"], return_tensors="pt")).text_embeds[0]
-    towards = torch.nn.functional.normalize
-    torch.testing.assert_close(towards(cache.embeddings, dim=1), said.image_embeds)
+    half = {"rtol": 0, "atol": 1e-3}
+    assert cache.embeddings.dtype == torch.float16
+    torch.testing.assert_close(cache.embeddings.float(), said.image_embeds, **half)
+    torch.testing.assert_close(cache.captions[1].float(), caption, **half)
+    torch.testing.assert_close(cache.prototypes, said.text_embeds)
+    torch.testing.assert_close(cache.confidence(), said.logits_per_image.softmax(1).amax(1), **half)
+    again = TeacherCache.load(tmp_path / "cache")
+    assert again.fingerprint() == cache.fingerprint()
+
+
+def test_open_clip_says_the_same_through_its_own_path(open_folder: Path, photos: Path, tmp_path: Path) -> None:
+    import open_clip
+
+    cache, _ = teach(open_folder, photos, tmp_path / "cache", progress=False)
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{open_folder}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{open_folder}")(TEXTS)
+    with torch.no_grad():
+        model.eval()
+        images = model.encode_image(
+            torch.stack([preprocess(Image.open(photos / name)) for name in IDS]), normalize=True
+        )
+        texts = model.encode_text(tokens, normalize=True)
     assert cache.prototypes is not None
-    torch.testing.assert_close(towards(cache.prototypes, dim=1), said.text_embeds)
-    torch.testing.assert_close(towards(cache.captions[1], dim=0), caption)
-    torch.testing.assert_close(cache.confidence(), said.logits_per_image.softmax(1).amax(1))
+    torch.testing.assert_close(cache.embeddings.float(), images, rtol=0, atol=1e-3)
+    torch.testing.assert_close(cache.prototypes, texts)
+    assert isinstance(load_clip(open_folder), OpenClip)
+
+
+class Counting:
+    """A teacher that counts what it is asked, and fails when it was asked too often."""
+
+    logit_scale, name = 10.0, "counting"
+
+    def __init__(self, most: int = 100) -> None:
+        self.asked, self.most = 0, most
+
+    def images(self, images: Any) -> torch.Tensor:
+        self.asked += len(images)
+        if self.asked > self.most:
+            raise KeyboardInterrupt
+        return torch.stack([picture.float().mean((1, 2)) + 1 for picture in images])
+
+    def texts(self, texts: Any) -> torch.Tensor:
+        return torch.tensor([[1.0, len(text), text.count("a")] for text in texts])
+
+
+def test_a_killed_cache_goes_on_and_asks_for_no_picture_twice(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    common: dict[str, Any] = {"shard_size": 1, "progress": False}
+    whole, _ = teach(tmp_path / "model", photos, tmp_path / "whole", load=lambda _: Counting(), **common)
+    first, second = Counting(most=2), Counting()
+    out = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        teach(tmp_path / "model", photos, out, load=lambda _: first, **common)
+    with pytest.raises(ValueError, match="is not finished"):
+        TeacherCache.load(out)
+    cut, _ = teach(tmp_path / "model", photos, out, load=lambda _: second, **common)
+    assert (first.asked, second.asked) == (3, 1)
+    assert cut.fingerprint() == whole.fingerprint()
+    teach(tmp_path / "model", photos, out, load=lambda _: Counting(most=0), **common)  # done: nothing is asked
+
+
+def test_a_cache_of_something_else_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+
+    def make(**settings: Any) -> TeacherCache:
+        return teach(tmp_path / "model", photos, tmp_path / "c", load=lambda _: Counting(), progress=False, **settings)[
+            0
+        ]
+
+    make()
+    for settings, what in (({"template": "{}"}, "prototypes"), ({"captions": {"dog/1.png": "x"}}, "captions")):
+        with pytest.raises(ValueError, match=f"holds a cache of other {what}"):
+            make(**settings)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a cache of other teacher"):
+        make()
+    for settings, what in (({"template": "cat"}, "template"), ({"prototypes": "captions"}, "no file of captions")):
+        with pytest.raises(ValueError, match=what):
+            make(**settings)
+
+
+def test_prototypes_from_captions_are_their_means(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    captions = {"black_cat/1.png": "aaa", "black_cat/2.png": "b", "dog/1.png": "cc"}
+    cache, _ = teach(
+        *(tmp_path / "model", photos, tmp_path / "c"),
+        **{"captions": captions, "prototypes": "captions", "load": lambda _: Counting(), "progress": False},  # type: ignore[arg-type]
+    )
+    towards = torch.nn.functional.normalize
+    rows = towards(torch.tensor([[1.0, 3, 3], [1.0, 1, 0], [1.0, 2, 0]]), dim=1)
+    expected = towards(torch.stack([rows[:2].mean(0), rows[2]]), dim=1)
+    assert cache.prototypes is not None
+    torch.testing.assert_close(cache.prototypes, expected, rtol=0, atol=1e-3)
 
 
 def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:

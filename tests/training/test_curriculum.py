@@ -19,7 +19,7 @@ def rounds(curriculum: Curriculum, losses: dict[int, float] | None = None, steps
     taken: list[list[int]] = []
     while len(taken) < steps:
         for batch in curriculum:
-            samples = [sample for sample, _ in batch]
+            samples = [sample for sample, *_ in batch]
             taken.append(samples)
             curriculum.observe(samples, [(losses or {}).get(sample, 0.0) for sample in samples])
             if len(taken) == steps:
@@ -82,7 +82,7 @@ def test_order_and_seeds_are_a_function_of_the_seed() -> None:
     other = list(Curriculum(LABELS, recipe(*PLAIN, "seed=1")))
     assert one == same
     assert one != other
-    seeds = [seed for batch in one for _, seed in batch]
+    seeds = [seed for batch in one for _, seed, _ in batch]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -113,8 +113,8 @@ def test_samples_per_class() -> None:
 def test_a_class_smaller_than_asked_for_comes_in_several_views() -> None:
     curriculum = Curriculum([0, 1, 2], recipe(*PLAIN, "data.samples_per_class=2"))
     (batch,) = list(curriculum)
-    assert Counter(sample for sample, _ in batch) == {0: 2, 1: 2, 2: 2}
-    assert len({seed for _, seed in batch}) == 6
+    assert Counter(sample for sample, *_ in batch) == {0: 2, 1: 2, 2: 2}
+    assert len({seed for _, seed, _ in batch}) == 6
 
 
 def test_processes_share_each_batch() -> None:

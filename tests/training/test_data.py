@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_subfolders_are_classes(folder: Path) -> None:
-    dataset = FolderDataset(folder, AugmentRecipe(), 8)
+    dataset = FolderDataset(folder, AugmentRecipe())
     assert dataset.ids == ["a/1.jpg", "b/1.png", "b/2.png", "c/deep/1.png"]
     assert dataset.classes == ["a", "b", "c"]
     assert list(dataset.labels) == [0, 1, 1, 2]
@@ -40,7 +40,7 @@ def test_subfolders_are_classes(folder: Path) -> None:
 def test_nested_folders_are_a_hierarchy(tmp_path: Path) -> None:
     for name in ("animal/cat/tabby/1.png", "animal/cat/tabby/2.png", "animal/dog/pug/1.png", "thing/cup/tea/1.png"):
         picture(tmp_path / name)
-    dataset = FolderDataset(tmp_path, AugmentRecipe(), 8)
+    dataset = FolderDataset(tmp_path, AugmentRecipe())
     assert dataset.classes == ["animal/cat/tabby", "animal/dog/pug", "thing/cup/tea"]
     assert list(dataset.labels) == [0, 0, 1, 2]
     assert dataset.hierarchy == [[0, 0, 1, 2], [0, 0, 0, 1]]
@@ -49,7 +49,7 @@ def test_nested_folders_are_a_hierarchy(tmp_path: Path) -> None:
 def test_folders_of_one_name_are_different_classes(tmp_path: Path) -> None:
     for name in ("cats/other/1.png", "dogs/other/1.png"):
         picture(tmp_path / name)
-    assert list(FolderDataset(tmp_path, AugmentRecipe(), 8).labels) == [0, 1]
+    assert list(FolderDataset(tmp_path, AugmentRecipe()).labels) == [0, 1]
 
 
 def test_unreadable_pictures_are_left_out_with_reasons(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -62,7 +62,7 @@ def test_unreadable_pictures_are_left_out_with_reasons(folder: Path, tmp_path_fa
     outside = tmp_path_factory.mktemp("outside") / "secret.png"
     picture(outside)
     (folder / "a/link.png").symlink_to(outside)
-    dataset = FolderDataset(folder, AugmentRecipe(), 8)
+    dataset = FolderDataset(folder, AugmentRecipe())
     assert dataset.ids == ["a/1.jpg", "b/1.png", "b/2.png", "c/deep/1.png"]
     reasons = dict(dataset.skipped)
     assert list(reasons) == ["a/cut.jpg", "a/empty.png", "a/link.png", "a/text.jpg", "loose.png"]
@@ -74,17 +74,17 @@ def test_unreadable_pictures_are_left_out_with_reasons(folder: Path, tmp_path_fa
 
 def test_views_are_a_function_of_index_and_seed(folder: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)).save(folder / "b/1.png")
-    dataset = FolderDataset(folder, AugmentRecipe(perspective=0.2), 16)
+    dataset = FolderDataset(folder, AugmentRecipe(perspective=0.2))
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    first = dataset[1, 2**62 + 5]
+    first = dataset[1, 2**62 + 5, 16]
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(2)
-    assert torch.equal(dataset[1, 2**62 + 5], first)
-    assert not torch.equal(dataset[1, 6], first)
+    assert torch.equal(dataset[1, 2**62 + 5, 16], first)
+    assert not torch.equal(dataset[1, 6, 16], first)
     assert first.dtype == torch.float32
     assert tuple(first.shape) == (3, 16, 16)
-    views = torch.stack([dataset[1, seed] for seed in range(40)])
+    views = torch.stack([dataset[1, seed, 16] for seed in range(40)])
     assert views.min() >= 0
     assert views.max() <= 1
     assert len({view.sum().item() for view in views}) == 40
@@ -96,18 +96,18 @@ def test_without_augmentation_a_view_is_the_picture() -> None:
 
 
 def test_a_picture_that_breaks_later_is_named(folder: Path) -> None:
-    dataset = FolderDataset(folder, AugmentRecipe(), 8)
+    dataset = FolderDataset(folder, AugmentRecipe())
     (folder / "b/2.png").unlink()
     with pytest.raises(ValueError, match=r"b/2\.png: No such file"):
-        dataset[2, 0]
+        dataset[2, 0, 16]
 
 
 def test_folders_without_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.root: .*none is not a folder"):
-        FolderDataset(tmp_path / "none", AugmentRecipe(), 8)
+        FolderDataset(tmp_path / "none", AugmentRecipe())
     with pytest.raises(ValueError, match="no image found"):
-        FolderDataset(tmp_path, AugmentRecipe(), 8)
+        FolderDataset(tmp_path, AugmentRecipe())
     picture(tmp_path / "a/1.png")
     picture(tmp_path / "2.png")
     with pytest.raises(ValueError, match=r"has 1 subfolders with pictures, expected at least two.*2\.png"):
-        FolderDataset(tmp_path, AugmentRecipe(), 8)
+        FolderDataset(tmp_path, AugmentRecipe())

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from hamlet.models import load_checkpoint
-from hamlet.training import DivergedError, History, TeacherCache, load_recipe, train, train_recipe
-from hamlet.training.loop import PRECISIONS
+from hamlet.training import DivergedError, History, TeacherCache, build_model, load_recipe, train, train_recipe
+from hamlet.training.engine import PRECISIONS
+from hamlet.training.timing import PARTS
 from tests.training import tiny
 from tests.training.test_data import picture
 
@@ -114,6 +117,8 @@ def test_out_holds_what_was_said(whole: Path) -> None:
         "model.pt",
         "recipe.yaml",
         "tensorboard",
+        "timing.jsonl",
+        "training.png",
     ]
     assert load_recipe(whole / "recipe.yaml") == tiny.recipe()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -175,7 +180,7 @@ def test_killed_at_random_and_resumed_is_the_same_run(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+def test_two_processes_take_the_steps_of_one_and_resume_bit_for_bit(tmp_path: Path) -> None:
     in_processes("two", tmp_path)
     single, double = kept(tmp_path / "one"), kept(tmp_path / "two")
     assert single.keys() == double.keys()
@@ -184,6 +189,29 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     histories = [(tmp_path / name / "history.jsonl").read_text().splitlines() for name in ("one", "two")]
     for records in zip(*histories, strict=True):
         assert json.loads(records[1]) == pytest.approx(json.loads(records[0]), rel=1e-4, abs=1e-6)
+    assert_same_run(tmp_path / "resumed", tmp_path / "whole")
+
+
+def test_two_processes_have_the_gradients_of_one_and_so_have_parts(tmp_path: Path) -> None:
+    in_processes("gradients", tmp_path)
+    pairs = [
+        ("all-two", "all-one"),
+        ("sampled-two", "sampled-one"),
+        *((f"alone-{n}", "alone-one") for n in ("parts", "two")),
+    ]
+    for one, other in pairs:
+        found, expected = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in (one, other))
+        assert found.keys() == expected.keys()
+        assert len(expected) >= 8
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5, msg=f"{one}: {name}")
+    strength = torch.load(tmp_path / "all-one.pt", weights_only=True)
+    assert min(float(gradient.abs().max()) for gradient in strength.values()) > 1e-4
+
+
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(tmp_path: Path) -> None:
+    in_processes("terminated", tmp_path)
+    assert_same_run(tmp_path / "terminated", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +255,7 @@ def test_damaged_checkpoints_and_histories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged"):
         run(tmp_path)
     torch.save({"weights": 1}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="no checkpoint of this version"):
+    with pytest.raises(ValueError, match="no checkpoint of a training run"):
         run(tmp_path)
 
 
@@ -237,6 +265,125 @@ def test_a_loss_that_is_not_finite_names_the_samples(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"at step \d: loss nan.* with samples 5 \(05\.jpg\);"):
         train(model, recipe, tiny.Blobs(spoilt=5), out=tmp_path, teacher=tiny.teacher(), progress=False)
     assert all(weight.isfinite().all() for weight in model.state_dict().values())
+
+
+def test_a_loss_that_is_not_finite_writes_the_batch_out(tmp_path: Path) -> None:
+    model = tiny.make(tiny.TinyConfig(normalise=False))
+    recipe = tiny.recipe("curriculum.difficulty=none", "optimizer.lr=0.001")
+    with pytest.raises(DivergedError):
+        train(model, recipe, tiny.Blobs(spoilt=5), out=tmp_path, teacher=tiny.teacher(), progress=False)
+    told = json.loads((tmp_path / "diverged.json").read_text())
+    assert len(told["batch"]) == recipe.batch_size
+    assert [entry["id"] for entry in told["batch"] if entry["loss"] == "nan"] == ["05.jpg"]
+    assert told["loss"] == "nan"
+
+
+def test_best_checkpoint_is_of_the_best_validation_and_resumes(tmp_path: Path) -> None:
+    def scored(model: Any) -> float:
+        return -abs(float(model.head.weight.detach().norm()) - 1.5)
+
+    def go(out: Path, stop_after: int | None = None) -> History:
+        recipe = tiny.recipe("validate_every=2", "average=0.5")
+        return train(
+            *(tiny.make(), recipe, tiny.Blobs()),
+            **{"out": out, "teacher": tiny.teacher(), "validate": scored, "progress": False, "stop_after": stop_after},  # type: ignore[arg-type]
+        )
+
+    history = go(tmp_path / "whole")
+    scores = {record["step"]: record["validation/map"] for record in history if "validation/map" in record}
+    assert list(scores) == list(range(2, STEPS + 1, 2))
+    best = torch.load(tmp_path / "whole" / "best.pt", weights_only=True)
+    assert best["extra"]["map"] == max(scores.values())
+    assert scores[best["extra"]["step"]] == max(scores.values())
+    assert -abs(float(best["state_dict"]["head.weight"].norm()) - 1.5) == max(scores.values())
+    for stop in (3, 6, 11):
+        go(tmp_path / "cut", stop)
+    go(tmp_path / "cut")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    again = torch.load(tmp_path / "cut" / "best.pt", weights_only=True)
+    assert torch.equal(again["state_dict"]["head.weight"], best["state_dict"]["head.weight"])
+
+
+def test_model_file_is_the_average_of_the_weights(tmp_path: Path) -> None:
+    model = tiny.make()
+    weights = [model.head.weight.detach().clone()]
+
+    class Watching(tiny.Blobs):
+        """The first sample of each step is asked for when the step before it is done."""
+
+        def __getitem__(self, key: tuple[int, int, int]) -> torch.Tensor:
+            if not torch.equal(weights[-1], model.head.weight):
+                weights.append(model.head.weight.detach().clone())
+            return super().__getitem__(key)
+
+    recipe = tiny.recipe("average=0.75", "steps=4")
+    train(model, recipe, Watching(), out=tmp_path, teacher=tiny.teacher(), progress=False)
+    last = kept(tmp_path)[".learner.model.head.weight"]
+    expected = weights[0]
+    for each in (*weights[1:], last):
+        expected = 0.75 * expected + 0.25 * each
+    assert len(weights) == 4
+    written = torch.load(tmp_path / "model.pt", weights_only=True)["state_dict"]["head.weight"]
+    torch.testing.assert_close(written, expected)
+    assert torch.equal(model.head.weight, written)
+
+
+@pytest.mark.parametrize("switch", ["channels_last=true", "activation_checkpointing=true"])
+def test_switches_of_speed_and_memory_give_the_same_weights(tmp_path: Path, switch: str) -> None:
+    def go(out: Path, *settings: str) -> dict[str, torch.Tensor]:
+        plain = (
+            "steps=3",
+            "batch_size=4",
+            "image_size=64",
+            "optimizer.warmup=1",
+            "data.workers=0",
+            "data.samples_per_class=1",
+        )
+        recipe = load_recipe("folder", ["model.name=gem_resnet18", "model.descriptor_dim=8", *plain, *settings])
+        train(build_model(recipe), recipe, tiny.Blobs(), out=out, progress=False)
+        found: dict[str, torch.Tensor] = torch.load(out / "model.pt", weights_only=True)["state_dict"]
+        return found
+
+    switched, expected = go(tmp_path / "switched", switch), go(tmp_path / "plain")
+    for name in expected:
+        torch.testing.assert_close(switched[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_parts_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="activation_checkpointing: tiny has no part"):
+        run(tmp_path, "activation_checkpointing=true")
+    with pytest.raises(ValueError, match="accumulate: got 4, expected a divisor of a process's 6 samples"):
+        run(tmp_path, "accumulate=4")
+
+
+def test_compiled_model_takes_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compile_eagerly(model: tiny.Tiny) -> None:
+        compiled.append(model)
+        torch.nn.Module.compile(model, backend="aot_eager")
+
+    monkeypatch.setattr(tiny.Tiny, "compile", compile_eagerly)
+    plain = ("steps=3", "stages=[{}]")
+    for name, switch in (("compiled", "compile=true"), ("plain", "compile=false")):
+        model = tiny.make(tiny.TinyConfig(dropout=0.0))
+        train(model, tiny.recipe(*plain, switch), tiny.Blobs(), out=tmp_path / name, progress=False)
+    assert len(compiled) == 1
+    one, other = (
+        torch.load(tmp_path / name / "model.pt", weights_only=True)["state_dict"] for name in ("compiled", "plain")
+    )
+    assert one.keys() == other.keys()
+    for name in other:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_time_of_a_step_is_split(whole: Path) -> None:
+    lines = [json.loads(line) for line in (whole / "timing.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert all(list(line)[1:] == list(PARTS) for line in lines)
+    assert all(min(line[part] for part in ("data", "forward", "backward", "optimizer")) > 0 for line in lines)
+    with Image.open(whole / "training.png") as picture:
+        assert picture.size == (900, 990)
 
 
 def test_bfloat16_learns_too(tmp_path: Path) -> None:

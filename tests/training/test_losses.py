@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hamlet.models import Maps
 from hamlet.training import TeacherCache
-from hamlet.training.losses import MarginSoftmax, Objective, Targets, TargetTable, structure_loss
+from hamlet.training.classification import Classifier
+from hamlet.training.losses import Objective, Targets, TargetTable, structure_loss
 from hamlet.training.recipe import LossRecipe, StageRecipe
 
 
@@ -25,9 +26,9 @@ def maps_of(levels: list[Tensor], radius: float = 0.0) -> Maps:
 
 
 def test_margin_softmax_adds_the_margin_at_the_own_class() -> None:
-    loss = MarginSoftmax(classes=2, dim=2, margin=30.0, scale=2.0)
+    loss = Classifier(classes=2, dim=2, recipe=LossRecipe(margin=30.0, scale=2.0))
     with torch.no_grad():
-        loss.arcface.W.copy_(3 * unit(0.0, 90.0).T)
+        loss.loss.W.copy_(3 * unit(0.0, 90.0).T)
     # Own class at 60 degrees, 90 with the margin; the other at 30.
     expected = math.log(1 + math.exp(2 * math.cos(math.radians(30)) - 2 * math.cos(math.radians(90))))
     each = loss(unit(60.0, 60.0), torch.tensor([0, 1]))
@@ -37,12 +38,12 @@ def test_margin_softmax_adds_the_margin_at_the_own_class() -> None:
 
 def test_margin_softmax_has_a_gradient_for_each_descriptor_and_class() -> None:
     torch.manual_seed(0)
-    loss = MarginSoftmax(classes=5, dim=4)
+    loss = Classifier(classes=5, dim=4, recipe=LossRecipe())
     descriptors = torch.nn.functional.normalize(torch.randn(5, 4), dim=1).requires_grad_()
     loss(descriptors, torch.arange(5)).mean().backward()
     assert descriptors.grad is not None
     assert (descriptors.grad.norm(dim=1) > 0).all()
-    assert (loss.arcface.W.grad.norm(dim=0) > 0).all()
+    assert (loss.loss.W.grad.norm(dim=0) > 0).all()
 
 
 def test_structure_loss_by_hand() -> None:
@@ -94,8 +95,8 @@ def test_objective_is_the_weighted_sum_of_the_losses() -> None:
         whole.mkdm.projection.weight.copy_(torch.eye(2))
         whole.mkdm.projection.bias.zero_()
         # Both classes' vectors in one place: a loss of log 2 whatever the descriptor.
-        whole.classification.arcface.W.fill_(1.0)
-        whole.coarse[0].arcface.W.fill_(1.0)
+        whole.classification.loss.W.fill_(1.0)
+        whole.coarse[0].loss.W.fill_(1.0)
     targets = Targets(torch.arange(2), torch.tensor([0, 1]), [torch.tensor([1, 0])], torch.eye(2), torch.eye(2))
     maps = maps_of([unit(0.0, 0.0), unit(0.0, 90.0)], radius=0.25)
     total, terms, each = whole(unit(90.0, 0.0), maps, targets, STAGE, 1.0)

@@ -65,12 +65,12 @@ class Blobs:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+    def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
         self.taken += 1
         if self.taken == self.fails_at:
             raise OSError("the disk is gone")
-        sample, seed = key
-        noise = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        sample, seed, size = key
+        noise = torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed))
         view = 0.7 * self.colors[self.labels[sample]] + 0.3 * noise
         return view * torch.nan if sample == self.spoilt else view
 
@@ -107,8 +107,17 @@ def make(config: TinyConfig | None = None) -> Tiny:
 
 
 def main(out: str, *overrides: str) -> None:
-    """Train with a recipe's overrides, and "plain" for a model without dropout and batch norm."""
+    """Train with a recipe's overrides, "plain" for a model without dropout and batch norm, and "stop_after=N"."""
     plain = TinyConfig(dropout=0.0, normalise=False) if "plain" in overrides else TinyConfig()
-    settings = recipe(*(each for each in overrides if each != "plain"))
+    stop = [int(each.partition("=")[2]) for each in overrides if each.startswith("stop_after=")]
+    settings = recipe(*(each for each in overrides if each != "plain" and not each.startswith("stop_after=")))
     taught = teacher() if any(stage.distillation for stage in settings.stages) else None
-    train(make(plain), settings, Blobs(), out=Path(out), teacher=taught, progress=False)
+    train(
+        make(plain),
+        settings,
+        Blobs(),
+        out=Path(out),
+        teacher=taught,
+        progress=False,
+        stop_after=stop[0] if stop else None,
+    )

@@ -1,0 +1,207 @@
+"""Landmarks, tars, views of several shapes, validation, the dry run and the ablation, by their entry points."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from hamlet.cli import app
+from hamlet.training import Curriculum, FolderDataset, load_recipe
+from hamlet.training.ablation import VARIANTS, ablate
+from hamlet.training.landmarks import LandmarkDataset
+from hamlet.training.recipe import AugmentRecipe
+from hamlet.training.run import train_recipe, try_recipe
+from hamlet.training.tars import TarDataset
+from hamlet.training.validation import FolderValidation
+from tests.training.test_data import STILL, picture
+from tests.training.tiny import recipe
+
+SHORT = ["steps=4", "batch_size=4", "image_size=64", "optimizer.warmup=1", "data.workers=0", "data.samples_per_class=1"]
+SMALL = [*SHORT, "model.name=gem_mobilenetv3_small", "model.descriptor_dim=8"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for label, value in (("dark", 40), ("light", 220)):
+        for number in range(3):
+            picture(tmp_path / "photos" / label / f"{number}.png", value + number, size=(80, 70))
+    return tmp_path / "photos"
+
+
+def test_landmarks_with_their_coarser_labels(tmp_path: Path) -> None:
+    for name in ("0a1b", "1a1b", "2a1b"):
+        picture(tmp_path / "train" / name[0] / name[1] / name[2] / f"{name}.jpg")
+    (tmp_path / "train_clean.csv").write_text("landmark_id,images\n70,0a1b 1a1b\n9,2a1b\n")
+    (tmp_path / "train_label_to_hierarchical.csv").write_text(
+        "landmark_id,category,supercategory,hierarchical_label,natural_or_human_made\n"
+        "70,http://x/Tower,Tower,tower,human-made\n9,http://x/Lake,Lakes,lake,natural\n"
+    )
+    dataset = LandmarkDataset(tmp_path, AugmentRecipe())
+    assert dataset.classes == [9, 70]
+    assert list(dataset.labels) == [1, 1, 0]
+    assert [list(level) for level in dataset.hierarchy] == [[1, 1, 0], [1, 1, 0]]
+    assert dataset[2, 5, 32].shape == (3, 32, 32)
+    run = [*SMALL, f"data.root={tmp_path}", "data.kind=landmarks", "stages=[{coarse: 0.5}]", "loss.sampled_classes=2"]
+    train_recipe(load_recipe("folder", run), tmp_path / "run", progress=False)
+
+
+def test_tars_of_webdataset_give_the_views_of_a_folder(photos: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    (tmp_path / "tars").mkdir()
+    for shard in range(2):
+        with webdataset.TarWriter(str(tmp_path / "tars" / f"{shard}.tar")) as tar:
+            for name in names[3 * shard : 3 * shard + 3]:
+                label = name.split("/")[0]
+                key = name.removesuffix(".png")
+                tar.write({"__key__": key, "png": (photos / name).read_bytes(), "cls": label.encode()})
+    packed, plain = TarDataset(tmp_path / "tars", AugmentRecipe()), FolderDataset(photos, AugmentRecipe())
+    assert list(packed.labels) == list(plain.labels)
+    assert packed.ids[0] == "0.tar/dark/0"
+    for sample in range(6):
+        assert torch.equal(packed[sample, 3, 32], plain[sample, 3, 32])
+    index = tmp_path / "tars" / "index.json"
+    before = index.read_bytes()
+    TarDataset(tmp_path / "tars", AugmentRecipe())
+    assert index.read_bytes() == before
+    (tmp_path / "tars" / "2.tar").write_bytes(b"no tar")
+    with pytest.raises(ValueError, match=r"2\.tar is no tar that can be read"):
+        TarDataset(tmp_path / "tars", AugmentRecipe())
+
+
+def test_a_batch_holds_views_of_one_shape(tmp_path: Path) -> None:
+    sizes = [(60, 40), (40, 60), (50, 50), (64, 40)]
+    for number in range(16):
+        picture(tmp_path / f"{number % 2}" / f"{number:02}.png", size=sizes[number % 4])
+    turned = Image.new("RGB", (60, 40))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "0" / "turned.jpg", exif=exif)
+    aspects = (1.5, 1.0, 2 / 3)
+    dataset = FolderDataset(tmp_path, STILL, aspects)
+    shown = dict(zip(dataset.ids, dataset.shapes, strict=True))
+    assert (shown["0/00.png"], shown["1/01.png"], shown["0/02.png"], shown["0/turned.jpg"]) == (0, 2, 1, 2)
+    curriculum = Curriculum(dataset.labels, recipe("batch_size=3", "curriculum.difficulty=none"), shapes=dataset.shapes)
+    batches = list(curriculum)
+    assert {sample for batch in batches for sample, *_ in batch} == set(range(17))
+    for batch in batches:
+        assert len({dataset[sample, seed, 128].shape for sample, seed, _ in batch}) == 1
+    assert dataset[0, 0, 128].shape[1:] == (96, 160)
+    assert len({dataset.shapes[batch[0][0]] for batch in batches}) == 3
+
+
+def test_stages_have_their_own_image_size_and_sampler() -> None:
+    stages = "stages=[{until: 0.5, image_size: 4}, {samples_per_class: 3}]"
+    curriculum = Curriculum([n // 4 for n in range(24)], recipe("curriculum.difficulty=none", "steps=10", stages))
+    taken: list[Any] = []
+    while len(taken) < 10:
+        for batch in curriculum:
+            taken.append(batch)
+            curriculum.observe([sample for sample, *_ in batch], [0.0] * len(batch))
+            if len(taken) == 10:
+                break
+    assert [{size for *_, size in batch} for batch in taken] == [{4}] * 5 + [{8}] * 5
+    counts = [sorted(np.bincount([sample // 4 for sample, *_ in batch]).tolist())[-2:] for batch in taken]
+    assert all(count == [3, 3] for count in counts[5:])
+    assert any(count != [3, 3] for count in counts[:5])
+
+
+def test_difficulty_from_a_file(tmp_path: Path) -> None:
+    from hamlet.training.teacher import read_difficulty
+
+    path = tmp_path / "difficulty.jsonl"
+    path.write_text('{"image": "b", "difficulty": 2}\n{"image": "a", "difficulty": 0.5}\n')
+    assert read_difficulty(path, ["a", "b"]) == [0.5, 2.0]
+    with pytest.raises(ValueError, match="no difficulty of 1 of 2 pictures, such as 'c'"):
+        read_difficulty(path, ["a", "c"])
+    for wrong in ("NaN", "true", '"x"', "null"):
+        path.write_text('{"image": "a", "difficulty": ' + wrong + "}\n")
+        with pytest.raises(ValueError, match="line 1: expected"):
+            read_difficulty(path, ["a"])
+    with pytest.raises(ValueError, match=r"curriculum\.file: got None"):
+        recipe("curriculum.difficulty=file")
+
+
+def test_validation_is_leave_one_out_map(photos: Path) -> None:
+    class Brightness(torch.nn.Linear):
+        def forward(self, images: Any) -> torch.Tensor:
+            rows = torch.stack([image.mean((1, 2)) for image in images])
+            return torch.stack([rows[:, 0], 1 - rows[:, 0]], 1)
+
+    assert FolderValidation(photos, 64)(Brightness(1, 1)) == pytest.approx(1.0)
+    # The brightest dark picture moved to the light ones. The others find their own first; the one that was moved finds
+    # its own at the places 3, 4 and 5.
+    (photos / "dark" / "2.png").rename(photos / "light" / "dark.png")
+    moved = (1 / 3 + 2 / 4 + 3 / 5) / 3
+    assert FolderValidation(photos, 64)(Brightness(1, 1)) == pytest.approx((5 + moved) / 6)
+    for number in (1, 2):
+        (photos / "light" / f"{number}.png").unlink()
+    (photos / "light" / "dark.png").unlink()
+    (photos / "dark" / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"data\.validation: .* has one picture a class"):
+        FolderValidation(photos, 64)
+
+
+def test_dry_run_tells_and_keeps_nothing(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stages = "stages=[{until: 0.5, image_size: 32}, {}]"
+    found, _ = try_recipe(load_recipe("folder", [*SMALL, stages, f"data.root={photos}"]), out, progress=False)
+    assert (found.samples, found.classes, found.steps) == (6, 2, [2, 2])
+    assert found.total_seconds == pytest.approx(2 * sum(sum(parts.values()) for parts in found.seconds))
+    assert found.checkpoint > 4 * found.parameters
+    assert found.memory > 2**26
+    assert not out.exists()
+    shown = CliRunner().invoke(app, ["train", "folder", *SMALL, f"data.root={photos}", "--dry-run", "--out", str(out)])
+    assert shown.exit_code == 0, shown.output
+    assert "parameters" in shown.stdout
+    assert not out.exists()
+
+
+def test_ablation_measures_each_variant_and_goes_on(photos: Path, tmp_path: Path) -> None:
+    plain = [each for each in SMALL if not each.startswith(("model.name", "steps"))]
+    settings = [*plain, "steps=2", "model.name=hamlet_mobilenetv3_small", f"data.root={photos}"]
+    chosen = load_recipe("folder", [*settings, f"data.validation={photos}"])
+    out = tmp_path / "ablation"
+    names = ("HAMLET", "no ACSA", "no curriculum")
+    rows = ablate(chosen, out, seeds=(0, 1), variants=names, progress=False)
+    assert [(row.variant, len(row.maps)) for row in rows] == [(name, 2) for name in names]
+    recipes = {path.parent.name: load_recipe(path) for path in out.glob("*/recipe.yaml")}
+    assert recipes["no-acsa-1"].model.options == {"acsa": False}
+    assert recipes["no-curriculum-0"].curriculum.difficulty == "none"
+    assert recipes["hamlet-1"].seed == 1
+    # What is done is read, what is not is done: one score is set, one taken away.
+    (out / "no-acsa-0" / "score.json").write_text('{"map": 0.123}')
+    (out / "hamlet-0" / "score.json").unlink()
+    again = ablate(chosen, out, seeds=(0, 1), variants=names, progress=False)
+    assert again[1].maps == (0.123, rows[1].maps[1])
+    assert again[0] == rows[0]
+    assert json.loads((out / "results.json").read_text())[1]["map"] == list(again[1].maps)
+    assert "| no ACSA |" in (out / "table.md").read_text()
+    with pytest.raises(ValueError, match="no MKDM changes nothing"):
+        ablate(chosen, out)
+    assert len(VARIANTS) == 7
+
+
+def test_demo_writes_its_photographs_as_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hamlet.demo.data import instances
+
+    monkeypatch.setattr("hamlet.demo.folder.instances", lambda names: [i for n in names for i in instances([n])[:6]])
+    shown = CliRunner().invoke(app, ["demo", "--photographs", str(tmp_path / "out")])
+    assert shown.exit_code == 0, shown.output
+    settings = [*shown.stdout.split(), "steps=1", "optimizer.warmup=0", "batch_size=4"]
+    _, dataset = train_recipe(load_recipe("ablation", settings), tmp_path / "run", progress=False)
+    assert len(dataset.hierarchy) == 1
+    assert len(dataset) == 72
+    held = FolderDataset(tmp_path / "out" / "validation", AugmentRecipe())
+    assert len(held) == 29 * 14 + 7 * 10  # every fifth only distracts
+    assert not set(dataset.ids) & set(held.ids)
+    with Image.open(io.BytesIO((tmp_path / "out" / "train" / dataset.ids[0]).read_bytes())) as image:
+        assert image.size[0] >= 84
