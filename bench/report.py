@@ -17,7 +17,7 @@ from hamlet.files import replacing
 def main(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE.json]...", help="What --benchmark-json wrote: a run, or all the parts of one."),
+        typer.Argument(metavar="FILE.json", help="What --benchmark-json wrote: a run, or all the parts of one."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: beside the first file.")] = None,
     keep: Annotated[
