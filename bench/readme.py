@@ -13,7 +13,7 @@ from bench.results import RUN, Results
 README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- bench: what follows is written by `python -m bench.report --readme` -->"
 END = "<!-- bench: end -->"
-PICTURES = ("speedups-attention", "speedups-convolution")
+PICTURE = "speedups-attention"
 
 
 def section(runs: list[Results]) -> str:
@@ -44,7 +44,7 @@ def _device(run: Results) -> str:
         f"On {run.line} ([every table and plot]({folder}/tables.md), [raw]({folder}/{RUN})): how many times less time "
         "than the strongest peer of each case HAMLET takes, and which share of the machine's own limit it reaches.",
         "\n".join(rows(("", "cases", "least", "median", "most", "lost", "share of the limit"), _spans(compared))),
-        f"![Every case of attention and convolution against its strongest peer]({folder}/{PICTURES[0]}.png)",
+        f"![Every case of attention against its strongest peer]({folder}/{PICTURE}.png)",
     ]
     if alone := [comparison for comparison in run.comparisons if "backbone alone" in _yardsticks(comparison)]:
         headings = ("the whole model", "ms", "images/s", "backbone alone, ms", "MiB")

@@ -47,7 +47,12 @@ def once_each(once: Callable[[list[Tensor]], list[Tensor]], tensors: list[Tensor
         return lambda: once(tensors)
     sets = [tensors, *([_copy(x) for x in tensors] for _ in range(copies(tensors, _cache_bytes()) - 1))]
     replays = itertools.cycle([_captured(once, given) for given in sets])
-    return lambda: next(replays)()
+
+    def run() -> list[Tensor]:
+        return next(replays)()
+
+    run.as_written = lambda: once(tensors)
+    return run
 
 
 def copies(tensors: list[Tensor], cache: int) -> int:

@@ -139,6 +139,15 @@ def test_peak_memory_counts_what_a_run_adds_and_frees_again():
         assert 64 * MEBIBYTE <= found < 72 * MEBIBYTE
 
 
+def test_the_memory_of_a_graphs_replay_is_that_of_the_run_that_it_holds():
+    def replay():
+        return []
+
+    replay.as_written = lambda: torch.ones(16 * MEBIBYTE)
+    found, _ = harness._weigh(replay)
+    assert found is None or found >= 64 * MEBIBYTE
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the bound is Linux's")
 def test_the_bound_on_memory_is_the_contenders_own_error_and_is_lifted_again():
     with memory.limited(256 * MEBIBYTE):
