@@ -1,15 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
-from bench import harness, table
+from bench import clock, machine, table
+from bench.comparison import Comparison
+from bench.harness import FULL, QUICK, Effort
 
-_comparisons = pytest.StashKey[list[harness.Comparison]]()
+_comparisons = pytest.StashKey[list[Comparison]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,14 +27,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_comparisons] = []
-    # pytest-benchmark's own table knows one contender a case: ours shows them all.
-    config.option.benchmark_quiet = True
+    # pytest-benchmark's own table knows one contender a case: ours shows them all. It alone compares with an older run.
+    config.option.benchmark_quiet = not config.option.benchmark_compare
 
 
-@pytest.fixture
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.benchmark(timer=clock.now))
+            # Uncompiled is how it is meant to run without --benchmark.
+            item.add_marker(pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    machine_info["hamlet"] = machine.describe()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
+    commit_info.update(machine.commit())
+
+
+@pytest.fixture(scope="session")
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether to measure at full size."""
     return bool(request.config.getoption("--benchmark"))
+
+
+@pytest.fixture
+def effort(full: bool) -> Effort:
+    return FULL if full else QUICK
+
+
+@pytest.fixture
+def sized(full: bool) -> Callable[[Any], Any]:
+    """The case as it is, or a small one like it."""
+    return lambda case: case if full else case.small()
 
 
 @pytest.fixture(autouse=True)
@@ -39,30 +72,39 @@ def stance(full: bool) -> Iterator[None]:
     torch.manual_seed(0)
     with torch.compiler.set_stance("default" if full else "force_eager"):
         yield
-    torch.compiler.reset()
+    if full:
+        torch.compiler.reset()
+        gc.collect()
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    if threads == 1:
-        pytest.skip("torch has one thread in every case")
+    if threads == 1 or clock.DEVICE.type != "cpu":
+        pytest.skip("torch has one thread in every case, or a GPU does the work")
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
 @pytest.fixture
-def shown(request: pytest.FixtureRequest) -> list[harness.Comparison]:
-    """Comparisons put here are in the table at the end."""
-    return request.config.stash[_comparisons]
+def judged(request: pytest.FixtureRequest) -> Callable[[Comparison], None]:
+    """Puts a comparison into the table at the end, and fails where HAMLET could not do it, or anybody did it wrong."""
+
+    def judge(comparison: Comparison) -> None:
+        request.config.stash[_comparisons].append(comparison)
+        failed = {outcome.name: outcome.problem for outcome in comparison.outcomes if outcome.problem}
+        assert not {name: why for name, why in failed.items() if name.startswith("HAMLET") or why.startswith("wrong")}
+
+    return judge
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     comparisons = config.stash.get(_comparisons, [])
-    if comparisons and config.getoption("--benchmark"):
-        machine = harness.machine()
-        table.show(comparisons, machine)
-        if path := config.getoption("--tables"):
-            with path.open("w", encoding="utf-8") as file:
-                table.show(comparisons, machine, Console(width=table.WIDTH, file=file))
+    if not (comparisons and config.getoption("--benchmark")):
+        return
+    line = machine.line(machine.describe(), machine.commit())
+    table.show(comparisons, line)
+    if path := config.getoption("--tables"):
+        with path.open("w", encoding="utf-8") as file:
+            table.show(comparisons, line, Console(width=table.WIDTH, file=file))

@@ -2,84 +2,45 @@
 
 from __future__ import annotations
 
-import platform
-import statistics
-import subprocess
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Run = Callable[[], Any]
+from bench import memory
+from bench.clock import seconds
+from bench.comparison import Comparison, Outcome
+from bench.runs import Run
+
 Measure = Callable[[], float]
-HAMLET = "HAMLET"
-BEATEN, ROUNDS_OF_THE_BEATEN = 5, 3
-"""A peer this many times slower than another is timed in so many rounds only: it can no longer be the strongest."""
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Relative error of a whole tensor that is still right."""
+PROBLEM = 300
+"""Characters of an error that are kept."""
 
 
-@dataclass
-class Outcome:
-    """What became of one contender: its seconds, or why there are none."""
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: HAMLET at most ``rounds`` rounds and at least ``least``, as many as ``seconds`` allow.
 
-    name: str
-    seconds: list[float] = field(default_factory=list)
-    problem: str | None = None
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    def quantile(self, share: float) -> float:
-        ordered = sorted(self.seconds)
-        return ordered[round(share * (len(ordered) - 1))]
-
-    def plain(self) -> dict[str, Any]:
-        if not self.seconds:
-            return {"problem": self.problem}
-        times = {"median": self.median, "p20": self.quantile(0.2), "p80": self.quantile(0.8)}
-        return {**times, "rounds": len(self.seconds)}
-
-
-@dataclass
-class Comparison:
-    """One case: its title, the arithmetic and the bytes that it cannot do without, its contenders and its yardsticks.
-
-    A yardstick is timed as the contenders are, and does not compete: it is what their times are a share of.
+    Any other contender takes part in as many of these as ``seconds`` allow, at least one, spread evenly over them.
     """
 
-    group: str
-    title: str
-    operations: float
-    bytes: float
-    outcomes: list[Outcome] = field(default_factory=list)
-    yardsticks: list[Outcome] = field(default_factory=list)
+    rounds: int
+    seconds: float
+    least: int = 5
 
-    @property
-    def timed(self) -> list[Outcome]:
-        return [outcome for outcome in self.outcomes if outcome.seconds]
+    def of(self, once: float, least: int = 1) -> int:
+        return max(min(least, self.rounds), min(self.rounds, int(self.seconds / max(once, 1e-9))))
 
-    @property
-    def strongest_peer(self) -> Outcome | None:
-        peers = [outcome for outcome in self.timed if not outcome.name.startswith(HAMLET)]
-        return min(peers, key=lambda outcome: outcome.median, default=None)
 
-    def plain(self) -> dict[str, Any]:
-        """For the JSON of pytest-benchmark."""
-        return {
-            "group": self.group,
-            "title": self.title,
-            "operations": self.operations,
-            "bytes": self.bytes,
-            "contenders": {outcome.name: outcome.plain() for outcome in self.outcomes},
-            "yardsticks": {yardstick.name: yardstick.plain() for yardstick in self.yardsticks},
-        }
+QUICK = Effort(rounds=1, seconds=0.0)
+FULL = Effort(rounds=25, seconds=1.0)
+TINY = Effort(rounds=300, seconds=1.0)
+"""Of calls that take microseconds."""
 
 
 def compare(
@@ -88,9 +49,10 @@ def compare(
     contenders: Mapping[str, Callable[[], Run]],
     expected: Callable[[], list[Tensor]],
     *,
-    rounds: int,
+    effort: Effort,
     tolerance: float,
     yardsticks: Mapping[str, Measure] = MappingProxyType({}),
+    other_functions: Mapping[str, Callable[[], list[Tensor]]] = MappingProxyType({}),
 ) -> Comparison:
     """Check every contender's numbers, then time those that are right.
 
@@ -103,47 +65,38 @@ def compare(
         expected: the right tensors, in float64.
         tolerance: relative error of the whole tensor that is still right.
         yardsticks: each returns the seconds of one round; the table knows a name by its first word.
+        other_functions: what is right for a contender that computes something near, but not the same.
     """
-    right = expected()
     runs: dict[str, Run] = {}
+    warm: dict[str, float] = {}
+    right = expected()
     for name, make in contenders.items():
         outcome = Outcome(name)
         comparison.outcomes.append(outcome)
         try:
-            run = make()
-            found = run()
+            with memory.limited():
+                run = make()
+                problem = _wrong(run(), other_functions[name]() if name in other_functions else right, tolerance)
+                if problem is None:
+                    outcome.memory, warm[name] = _weigh(run)
         except Exception as error:
-            outcome.problem = " ".join(f"{type(error).__name__}: {error}".split())
-            continue
-        errors = [_relative_error(got, want) for got, want in zip(found, right, strict=True)]
-        if all(error <= tolerance for error in errors):
+            problem = " ".join(f"{type(error).__name__}: {error}".split())[:PROBLEM]
+        if problem is None:
             runs[name] = run
         else:
-            outcome.problem = f"wrong by {max(errors):.1e}"
+            outcome.problem = problem
+    del right
     first, *others = contenders
-    timed = {outcome.name: outcome for outcome in comparison.outcomes}
-
-    def beaten(name: str) -> bool:
-        fastest = min(min(timed[other].seconds, default=float("inf")) for other in others)
-        return len(timed[name].seconds) >= ROUNDS_OF_THE_BEATEN and min(timed[name].seconds) > BEATEN * fastest
-
-    def time_others() -> None:
-        for name in others:
-            if name in runs and not beaten(name):
-                timed[name].seconds.append(seconds(runs[name]))
-        for yardstick in comparison.yardsticks:
-            yardstick.seconds.append(yardsticks[yardstick.name]())
-
     if first in runs:
-        comparison.yardsticks = [Outcome(name) for name in yardsticks]
-        benchmark.group = comparison.group
-        benchmark.pedantic(runs[first], setup=time_others, rounds=rounds, warmup_rounds=1)
-        for outcome in (*(timed[name] for name in others), *comparison.yardsticks):
-            # The first of each belongs to the warm-up round.
-            del outcome.seconds[:1]
-        timed[first].seconds = list(benchmark.stats.stats.data)
+        _interleave(benchmark, comparison, first, {name: runs[name] for name in (first, *others) if name in runs},
+                    warm, effort, yardsticks)  # fmt: skip
     benchmark.extra_info.update(comparison.plain())
     return comparison
+
+
+def _wrong(found: list[Tensor], right: list[Tensor], tolerance: float) -> str | None:
+    errors = [_relative_error(got, want) for got, want in zip(found, right, strict=True)]
+    return None if all(error <= tolerance for error in errors) else f"wrong by {max(errors):.1e}"
 
 
 def _relative_error(got: Tensor, want: Tensor) -> float:
@@ -153,52 +106,41 @@ def _relative_error(got: Tensor, want: Tensor) -> float:
     return float(error) if error == error else float("inf")
 
 
-def seconds(run: Run) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
+def _weigh(run: Run) -> tuple[int | None, float]:
+    """Peak memory and seconds of the second run, the first that has nothing left to prepare."""
+    took: list[float] = []
+    found = memory.peak(lambda: took.append(seconds(run)))
+    # A graph's replay allocates nothing: its memory is that of the run that it holds.
+    as_written = getattr(run, "as_written", None)
+    return (memory.peak(as_written) if as_written else found), took[0]
 
 
-def forward(function: Callable[..., Tensor], tensors: list[Tensor]) -> Run:
-    def run() -> list[Tensor]:
-        with torch.no_grad():
-            return [function(*tensors)]
+def _interleave(
+    benchmark: Any,
+    comparison: Comparison,
+    first: str,
+    runs: Mapping[str, Run],
+    warm: Mapping[str, float],
+    effort: Effort,
+    yardsticks: Mapping[str, Measure],
+) -> None:
+    rounds = effort.of(warm[first], effort.least)
+    shares = {name: min(rounds, effort.of(warm[name])) for name in runs if name != first}
+    timed = {outcome.name: outcome for outcome in comparison.outcomes}
+    measured = [Outcome(name) for name in yardsticks]
+    done = 0
 
-    return run
+    def time_others() -> None:
+        nonlocal done
+        for name, share in shares.items():
+            if (done + 1) * share // rounds > done * share // rounds:
+                timed[name].seconds.append(seconds(runs[name]))
+        for yardstick in measured:
+            yardstick.seconds.append(yardsticks[yardstick.name]())
+        done += 1
 
-
-def forward_backward(function: Callable[..., Tensor], tensors: list[Tensor], incoming: Tensor) -> Run:
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-
-    def run() -> list[Tensor]:
-        out = function(*leaves)
-        return [out.detach(), *torch.autograd.grad(out, leaves, incoming.to(out.dtype))]
-
-    return run
-
-
-def machine() -> str:
-    """One line: what was measured on, and what was measured."""
-    commit = _git("rev-parse", "--short", "HEAD") or "no commit"
-    dirty = ", dirty tree" if _git("status", "--porcelain") else ""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
-    capability = torch.backends.cpu.get_cpu_capability()
-    return (
-        f"{device}, {capability}, {torch.get_num_threads()} threads; torch {torch.__version__}, "
-        f"Python {platform.python_version()}; {commit}{dirty}"
-    )
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _git(*arguments: str) -> str:
-    try:
-        return subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    benchmark.group = comparison.group
+    benchmark.pedantic(runs[first], setup=time_others, rounds=rounds)
+    comparison.yardsticks = measured
+    if benchmark.stats is not None:  # None with --benchmark-disable, which checks and times nothing
+        timed[first].seconds = list(benchmark.stats.stats.data)

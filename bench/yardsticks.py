@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-import time
+import functools
 
 import torch
-from torch import Tensor
 
-from bench.harness import Measure, seconds
+from bench.clock import DEVICE, seconds
+from bench.comparison import COPY, PEAK
+from bench.harness import Measure
 from hamlet.ops.native.library import module
 
-PEAK = "peak of multiply-adds"
-COPY = "copy of the input"
 ITEMS = 16
 """Of the native measurement for each thread, about a millisecond each."""
-SIDE = 1024
-"""Of the square matrices whose product stands in for it where the native kernels are not installed."""
+SIDE = 512 if DEVICE.type == "cpu" else 8192
+"""Of the square matrices whose product is timed."""
 
 
-def peak(operations: float) -> Measure:
-    """The time of so many operations at the speed of float32 multiply-adds, on as many threads as torch uses."""
+def limits(operations: float, bytes: float, dtype: torch.dtype = torch.float32) -> dict[str, Measure]:
+    """The time of so many operations at the machine's peak, and of copying until so many bytes have been moved."""
+    return {PEAK: peak(operations, dtype), COPY: copy(bytes)}
+
+
+def peak(operations: float, dtype: torch.dtype = torch.float32) -> Measure:
+    """On as many threads as torch uses: multiply-adds in float32, products of matrices where those are faster."""
+    by_product = DEVICE.type == "cuda" or module is None or (dtype != torch.float32 and _product_is_faster(dtype))
+    at_speed = _product if by_product else _multiply_adds
 
     def measure() -> float:
-        threads = torch.get_num_threads()
-        begin = time.perf_counter()
-        done = module.multiply_adds(threads, ITEMS * threads) if module else _product()
-        return operations / done * (time.perf_counter() - begin)
+        done, took = at_speed(dtype)
+        return operations / done * took
 
     return measure
 
 
-def _product() -> float:
-    square = torch.ones(SIDE, SIDE)
-    torch.mm(square, square)
-    return 2.0 * SIDE**3
+@functools.cache
+def _product_is_faster(dtype: torch.dtype) -> bool:
+    """Whether matrix units make this dtype's product faster than float32 multiply-adds."""
+    _product(dtype)
+    (product, took), (adds, spent) = _product(dtype), _multiply_adds(dtype)
+    return product / took > adds / spent
 
 
-def copy(tensor: Tensor) -> Measure:
-    """The time of reading ``tensor`` once and writing it once."""
-    out = torch.empty_like(tensor)
-    return lambda: seconds(lambda: out.copy_(tensor))
+def _multiply_adds(dtype: torch.dtype) -> tuple[float, float]:
+    threads, done = torch.get_num_threads(), []
+    took = seconds(lambda: done.append(module.multiply_adds(threads, ITEMS * threads)))
+    return done[0], took
+
+
+def _product(dtype: torch.dtype) -> tuple[float, float]:
+    square = _square(dtype)
+    return 2.0 * SIDE**3, seconds(lambda: torch.mm(square, square))
+
+
+@functools.cache
+def _square(dtype: torch.dtype) -> torch.Tensor:
+    return torch.ones(SIDE, SIDE, dtype=dtype, device=DEVICE)
+
+
+def copy(bytes: float) -> Measure:
+    """The time of reading half of the bytes and writing them elsewhere."""
+    source = torch.ones(max(1, round(bytes / 8)), device=DEVICE)
+    out = torch.empty_like(source)
+    return lambda: seconds(lambda: out.copy_(source))

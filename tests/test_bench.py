@@ -1,55 +1,317 @@
-"""How bench/ measures and shows: what counts as a peer, and the shares of the yardsticks."""
+"""How bench/ measures, shows and reports: what counts, in which order, and what becomes of a run's JSON."""
 
 from __future__ import annotations
 
 import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
+from typer import Typer
+from typer.testing import CliRunner
 
-from bench import table, yardsticks
-from bench.harness import Comparison, Outcome, compare
+from bench import clock, harness, memory, readme, report, results, runs, table, yardsticks
+from bench.comparison import COPY, PEAK, Comparison, Outcome
+from bench.harness import Effort, compare
+from bench.peers import natten
+from bench.peers.attention import PEERS, Case, exact
+
+ROOT = Path(__file__).parents[1]
+MEBIBYTE = 2**20
 
 
 @pytest.fixture
 def comparison():
-    outcomes = [Outcome("HAMLET (native)", [0.4, 0.3, 9.0]), Outcome("peer", [0.8]), Outcome("wrong", problem="wrong")]
-    measured = [Outcome("copy of the input", [0.1]), Outcome("peak", [0.2])]
+    outcomes = [
+        Outcome("HAMLET (native)", [0.4, 0.3, 9.0], memory=3 * MEBIBYTE),
+        Outcome("HAMLET (reference)", [0.2]),
+        Outcome("peer", [0.8]),
+        Outcome("slow peer", [1.8]),
+        Outcome("wrong", problem="wrong by 1.0e+00"),
+    ]
+    measured = [Outcome(COPY, [0.05]), Outcome(PEAK, [0.1]), Outcome("backbone alone", [0.2])]
     return Comparison("group", "title", operations=8e9, bytes=1e9, outcomes=outcomes, yardsticks=measured)
 
 
-def test_a_yardstick_is_never_the_strongest_peer(comparison):
+def run(benchmark, contenders, *, rounds=4, seconds=1e9, **more):
+    one = torch.ones(1)
+    makers = {name: (lambda run=run: run) for name, run in contenders.items()}
+    effort = Effort(rounds=rounds, seconds=seconds)
+    return compare(
+        benchmark, Comparison("group", "title"), makers, lambda: [one.double()], effort=effort, tolerance=1e-6, **more
+    )
+
+
+def test_the_ratio_is_between_the_fastest_of_both_sides_and_yardsticks_do_not_compete(comparison):
+    assert comparison.best.name == "HAMLET (reference)"
     assert comparison.strongest_peer.name == "peer"
-    assert table.verdict(comparison) == "2.00 x peer"
+    assert comparison.ratio == pytest.approx(4)
+    assert comparison.limit == pytest.approx(0.1)
+    assert (comparison.outcomes[0].median, comparison.outcomes[0].p20, comparison.outcomes[0].p80) == (0.4, 0.3, 9.0)
+    assert Comparison.from_plain(json.loads(json.dumps(comparison.plain()))).plain() == comparison.plain()
 
 
-def test_the_table_gives_each_contender_its_share_of_each_yardstick(comparison):
+def test_the_table_fits_marks_the_winner_and_hides_no_loss(comparison):
+    comparison.outcomes[1] = Outcome("HAMLET (reference)", [1.6])
+    comparison.outcomes[0] = Outcome("HAMLET (native)", [1.0], memory=3 * MEBIBYTE)
     console = Console(width=table.WIDTH, file=io.StringIO())
     table.show([comparison], "machine", console)
-    rows = [[cell.strip() for cell in line.split("│")] for line in console.file.getvalue().splitlines() if "│" in line]
-    shares = {row[2]: row[-4:-2] for row in rows}
-    assert shares["HAMLET (native)"] == ["25", "50"]
-    assert shares["peer"] == ["12", "25"]
-    assert shares["wrong"] == shares["peak"] == shares["copy of the input"] == ["", ""]
-    assert next(row for row in rows if row[1] == "*")[2] == "HAMLET (native)"
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= table.WIDTH
+    assert any("HAMLET loses to peer: 0.80" in line for line in lines)
+    assert any(line.strip() == "wrong: wrong by 1.0e+00" for line in lines)
+    cells = {row[2]: row[1:] for line in lines if (row := [cell.strip() for cell in line.split("│")])[2:]}
+    assert cells["HAMLET (native)"] == [
+        "", "HAMLET (native)", "1000.000", "1000.000", "1000.000", "8.0", "1.0", "10", "20", "3.0", "", "",
+    ]  # fmt: skip
+    assert cells["peer"][0] == "*"
+    assert cells["peer"][7:9] == ["12", "25"]
 
 
-def test_yardsticks_are_measured_in_every_round(benchmark):
-    one = torch.ones(1)
-    comparison = compare(
-        benchmark,
-        Comparison("group", "title", 1.0, 1.0),
-        {"HAMLET": lambda: lambda: [one], "peer": lambda: lambda: [one]},
-        lambda: [one.double()],
-        rounds=4,
-        tolerance=0.0,
-        yardsticks={"copy": yardsticks.copy(one), "peak": yardsticks.peak(1e6)},
-    )
-    assert [len(found.seconds) for found in (*comparison.outcomes, *comparison.yardsticks)] == [4] * 4
-    assert all(second > 0 for yardstick in comparison.yardsticks for second in yardstick.seconds)
+def test_a_wrong_contender_and_one_that_errs_are_shown_and_never_timed(benchmark):
+    calls = []
+
+    def wrong():
+        calls.append("wrong")
+        return [torch.full((1,), 1.5)]
+
+    def errs():
+        calls.append("errs")
+        raise NotImplementedError("no  such\nkernel")
+
+    def nan():
+        return [torch.full((1,), torch.nan)]
+
+    right = [torch.ones(1)]
+    found = run(benchmark, {"HAMLET": lambda: right, "wrong": wrong, "errs": errs, "nan": nan})
+    assert [outcome.problem for outcome in found.outcomes] == [
+        None, "wrong by 5.0e-01", "NotImplementedError: no such kernel", "wrong by inf",
+    ]  # fmt: skip
+    assert [outcome.seconds for outcome in found.outcomes[1:]] == [[], [], []]
+    assert calls == ["wrong", "errs"]
+    assert benchmark.extra_info["contenders"]["wrong"] == {"problem": "wrong by 5.0e-01"}
+
+
+def test_contenders_and_yardsticks_take_turns(benchmark):
+    order, right = [], [torch.ones(1)]
+
+    def contender(name):
+        return lambda: order.append(name) or right
+
+    limits = {PEAK: yardsticks.peak(1e6), COPY: lambda: order.append("copy") or 1.0}
+    found = run(benchmark, {name: contender(name) for name in ("HAMLET", "a", "b")}, rounds=6, yardsticks=limits)
+    assert order[6:] == ["a", "b", "copy", "HAMLET"] * 6
+    assert [outcome.rounds for outcome in (*found.outcomes, *found.yardsticks)] == [6] * 5
+    assert all(second > 0 for second in found.yardsticks[0].seconds)
+
+
+def test_a_slow_contender_takes_part_in_fewer_rounds_spread_over_the_run(benchmark, monkeypatch):
+    order, right = [], [torch.ones(1)]
+    monkeypatch.setattr(harness, "_weigh", lambda run: (0, 0.5 if run() is slow_result else 0.001))
+    slow_result = [torch.ones(1)]
+    contenders = {
+        "HAMLET": lambda: order.append("HAMLET") or right,
+        "slow": lambda: order.append("slow") or slow_result,
+    }
+    found = run(benchmark, contenders, rounds=8, seconds=1.0)
+    assert [outcome.rounds for outcome in found.outcomes] == [8, 2]
+    rounds = [len(list(turns)) for name, turns in itertools.groupby(order[4:]) if name == "HAMLET"]
+    assert rounds == [3, 4, 1]
+
+
+def test_a_contender_that_computes_something_near_is_checked_against_its_own_definition(benchmark):
+    two = [torch.full((1,), 2.0)]
+    own = {"relative": lambda: [torch.full((1,), 2.0, dtype=torch.float64)]}
+    found = run(benchmark, {"HAMLET": lambda: [torch.ones(1)], "relative": lambda: two}, other_functions=own)
+    assert [outcome.problem for outcome in found.outcomes] == [None, None]
+
+
+def test_peak_memory_counts_what_a_run_adds_and_frees_again():
+    memory.peak(lambda: torch.ones(MEBIBYTE))
+    found = memory.peak(lambda: torch.ones(16 * MEBIBYTE).sum())
+    if found is not None:
+        assert 63 * MEBIBYTE <= found < 72 * MEBIBYTE
+
+
+def test_the_memory_of_a_graphs_replay_is_that_of_the_run_that_it_holds():
+    def replay():
+        return []
+
+    replay.as_written = lambda: torch.ones(16 * MEBIBYTE)
+    found, _ = harness._weigh(replay)
+    assert found is None or found >= 63 * MEBIBYTE
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the bound is Linux's")
+def test_the_bound_on_memory_is_the_contenders_own_error_and_is_lifted_again():
+    with memory.limited(256 * MEBIBYTE):
+        torch.ones(MEBIBYTE)
+        with pytest.raises(RuntimeError, match="allocate"):
+            torch.ones(512 * MEBIBYTE)
+    assert len(torch.ones(128 * MEBIBYTE)) == 128 * MEBIBYTE
 
 
 def test_without_the_native_kernels_a_product_stands_in_for_the_peak(monkeypatch):
     monkeypatch.setattr(yardsticks, "module", None)
     assert 0 < yardsticks.peak(1e9)() < 100
+
+
+def test_on_a_gpu_inputs_rotate_until_the_cache_holds_none_of_them():
+    inputs = [torch.empty(MEBIBYTE // 4)] * 2
+    assert [runs.copies(inputs, cache=size * MEBIBYTE) for size in (0, 1, 2, 100)] == [1, 2, 3, runs.MOST_COPIES]
+
+
+def test_on_a_gpu_two_moments_are_as_far_apart_as_their_events(monkeypatch):
+    class Event:
+        ticks = itertools.count(step=250)
+
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.tick = next(self.ticks)
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return end.tick - self.tick
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(clock, "now", clock.Moment)
+    assert clock.seconds(lambda: None) == 0.25
+
+
+def test_nattens_definition_is_ours_away_from_the_border():
+    case = Case(12, 12, 2.0, batch=1, heads=2, channels=8, softness=1e-3)
+    tensors = [tensor.double() for tensor in case.tensors()]
+    theirs, ours = natten.definition(case)(*tensors), exact(case)(*tensors)
+    inner = (slice(None), slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(theirs[inner], ours[inner])
+    assert not torch.allclose(theirs, ours)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_every_peer_that_takes_a_radius_for_each_query_gives_the_definition():
+    case = Case(8, 4, 1.5, batch=2, heads=2, channels=8)
+    tensors = [*case.tensors(), case.radii(0, 1)]
+    right = exact(case)(*(tensor.double() for tensor in tensors))
+    with torch.compiler.set_stance("force_eager"):
+        for name, make in PEERS.items():
+            found = make(case, torch.float32)(*tensors)
+            torch.testing.assert_close(
+                found.double(), right, rtol=1e-4, atol=1e-5, msg=lambda why, n=name: f"{n}: {why}"
+            )
+
+
+app = Typer()
+app.command()(report.main)
+
+
+def pytest_bench(*arguments):
+    command = [sys.executable, "-m", "pytest", "bench/test_call_overhead.py", "-q", "-k", "convolution", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """JSON of a quick run, kept in a storage that pytest-benchmark compares with."""
+    folder = tmp_path_factory.mktemp("bench")
+    pytest_bench("--benchmark-json", str(folder / "run.json"), "--benchmark-autosave", f"--benchmark-storage={folder}")
+    return folder
+
+
+def test_benchmark_compare_shows_the_saved_run_beside_the_new_one(saved):
+    shown = pytest_bench("--benchmark-compare", f"--benchmark-storage={saved}")
+    assert "(NOW)" in shown
+    assert "(0001_" in shown
+
+
+def test_benchmark_disable_checks_and_times_nothing():
+    assert "2 passed" in pytest_bench("--benchmark-disable")
+
+
+def test_the_json_says_where_it_was_measured_and_every_contender(saved):
+    plain = json.loads((saved / "run.json").read_text())
+    assert plain["machine_info"]["hamlet"]["threads"] == 1
+    assert {"id", "dirty"} <= plain["commit_info"].keys()
+    assert len(plain["benchmarks"]) == 2
+    for case in plain["benchmarks"]:
+        info = case["extra_info"]
+        assert len(case["stats"]["data"]) == 1
+        assert info["contenders"][info["best"]]["median"] == pytest.approx(case["stats"]["median"], rel=1e-5)
+        assert info["ratio"] == pytest.approx(
+            info["contenders"][info["strongest_peer"]]["median"] / case["stats"]["median"], rel=1e-4
+        )
+
+
+def test_the_report_of_a_run_has_every_case_and_pictures(saved, tmp_path):
+    done = CliRunner().invoke(app, [str(saved / "run.json"), "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "tables.md").read_text()
+    assert text.count("grouped trick |") >= 2
+    assert results.read(saved / "run.json").line in text
+    pictures = list(tmp_path.glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert f"({picture.name})" in text
+
+
+def test_the_report_refuses_other_files_and_parts_of_other_runs(saved, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    plain = json.loads((saved / "run.json").read_text())
+    plain["commit_info"]["id"] = "another"
+    (tmp_path / "part.json").write_text(json.dumps(plain))
+    for files, why in (
+        ([other], "not a JSON file of"),
+        ([tmp_path / "missing.json"], "No such file"),
+        ([saved / "run.json", tmp_path / "part.json"], "expected parts of one run"),
+        ([], "expected at least one"),
+    ):
+        done = CliRunner().invoke(app, list(map(str, files)))
+        assert done.exit_code == 2
+        assert why in done.output
+
+
+def test_a_kept_run_has_all_but_the_single_rounds(saved, tmp_path):
+    found = results.read(saved / "run.json")
+    results.write(found, tmp_path / results.RUN)
+    again = results.read(tmp_path / results.RUN)
+    assert [c.plain() for c in again.comparisons] == [c.plain() for c in found.comparisons]
+    assert all("data" not in case["stats"] for case in again.plain["benchmarks"])
+
+
+def test_every_loss_that_is_kept_needs_a_reason(saved, monkeypatch, tmp_path):
+    found = results.read(saved / "run.json")
+    for comparison in found.comparisons:
+        for outcome in comparison.timed:
+            outcome.summary["median"] = 2.0 if outcome.ours else 1.0
+    monkeypatch.setattr(results, "REASONS", tmp_path / "reasons.yaml")
+    (tmp_path / "reasons.yaml").write_text(
+        "- case: 'convolution call overhead, forward:'\n  reason: It is written so.\n"
+    )
+    assert readme.without_reason([found]) == [found.comparisons[1].name]
+    assert "It is written so." in readme.section([found])
+    assert "HAMLET loses 2 of 2 cases:" in readme.section([found])
+
+
+def test_the_readme_is_what_the_kept_runs_give():
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.replaced(text, results.kept()) == text
+    assert readme.without_reason(results.kept()) == []
+
+
+def test_the_readmes_section_needs_its_marks():
+    with pytest.raises(ValueError, match="once each"):
+        readme.replaced(f"{readme.END} {readme.BEGIN}", [])

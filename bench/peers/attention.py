@@ -1,19 +1,22 @@
 """Cross-scale windowed attention as others would write it in PyTorch.
 
-Every peer is made for a :class:`Case` and then takes (query, key, value), each (B, H, W, N, D), and, but for
-FlexAttention, a radius for each query and head, (B, H, W, N); without one the case's radius rules, and the mask is made
-once, outside the timing, as are the indices.
+Every peer is made for a :class:`Case` and then takes (query, key, value), each (B, H, W, N, D), and a radius for each
+query and head, (B, H, W, N); without one the case's radius rules, and the mask is made once, outside the timing, as are
+the indices.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from bench.clock import DEVICE
 
 BLOCK = 7
 LEAST = 1e-30
@@ -37,16 +40,23 @@ class Case:
     softness: float = 1.0
 
     def __str__(self) -> str:
-        return f"{self.queries}x{self.queries} on {self.keys}x{self.keys}, r {self.radius:g}, B{self.batch}"
+        rest = f"B{self.batch} N{self.heads} D{self.channels}"
+        return f"{self.queries}x{self.queries} on {self.keys}x{self.keys}, r {self.radius:g}, {rest}"
+
+    def small(self) -> Case:
+        """The same relation of grids, on a few pixels."""
+        sides = {"queries": max(1, self.queries * 2 // 7), "keys": max(1, self.keys * 2 // 7)}
+        return replace(self, **sides, radius=max(1.0, self.radius / 2), batch=min(self.batch, 2), heads=2)
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        sides = (self.queries, self.keys, self.keys)
-        return [torch.randn(self.batch, side, side, self.heads, self.channels, dtype=dtype) for side in sides]
+        shapes = [(self.batch, side, side, self.heads, self.channels) for side in (self.queries, self.keys, self.keys)]
+        return [torch.randn(shape, dtype=dtype, device=DEVICE) for shape in shapes]
 
     def axis(self) -> Tensor:
         """|key - centre of the query| along one axis, float64 (queries, keys)."""
-        centre = (torch.arange(self.queries, dtype=torch.float64) + 0.5) * self.keys / self.queries - 0.5
-        return (torch.arange(self.keys) - centre[:, None]).abs()
+        queries = torch.arange(self.queries, dtype=torch.float64, device=DEVICE)
+        centre = (queries + 0.5) * self.keys / self.queries - 0.5
+        return (torch.arange(self.keys, device=DEVICE) - centre[:, None]).abs()
 
     def radii(self, low: float, high: float) -> Tensor:
         """A radius for each query and head, drawn between two shares of the way from 0.5 to the largest.
@@ -54,7 +64,7 @@ class Case:
         Half-way between the steps, so that no rounding decides which keys a window has.
         """
         shape = (self.batch, self.queries, self.queries, self.heads)
-        drawn = 0.5 + (low + (high - low) * torch.rand(shape)) * (self.radius - 0.5)
+        drawn = 0.5 + (low + (high - low) * torch.rand(shape, device=DEVICE)) * (self.radius - 0.5)
         return ((drawn * STEPS).floor().clamp(max=self.radius * STEPS - 1) + 0.5) / STEPS
 
     def log_ramp(self, distance: Tensor, radius: float | Tensor) -> Tensor:
@@ -68,6 +78,27 @@ class Case:
         reach = radius[..., None] + self.softness
         rows, columns = ((side < reach).sum(-1) for side in (axis[:, None, None], axis[:, None]))
         return int((rows * columns).sum())
+
+
+Make = Callable[[Case, torch.dtype], Attend]
+
+
+def compiled(attend: Attend) -> Attend:
+    return torch.compile(attend, dynamic=False)
+
+
+def exact(case: Case) -> Attend:
+    """The definition in float64, each head of a sample by itself: dense logits of a whole batch would not fit."""
+    attend = dense(case, torch.float64)
+
+    def each_head(*sample: Tensor) -> Tensor:
+        heads = zip(*(x.split(1, 3) for x in sample), strict=True)
+        return torch.cat([checkpoint(attend, *head, use_reentrant=False) for head in heads], 3)
+
+    def each_sample(*tensors: Tensor) -> Tensor:
+        return torch.cat([each_head(*sample) for sample in zip(*(x.split(1) for x in tensors), strict=True)])
+
+    return each_sample
 
 
 def _heads_first(x: Tensor) -> Tensor:
@@ -88,6 +119,7 @@ def _log_mask(
 ) -> Callable[[Tensor | None], Tensor]:
     """What gives the logarithms of the weights; ``arrange`` puts (B, H, W, N, 1) beside ``distance``."""
     fixed, near = case.log_ramp(distance, case.radius).to(dtype), distance.to(dtype)
+    del distance
 
     def mask(radius: Tensor | None) -> Tensor:
         return fixed if radius is None else case.log_ramp(near, arrange(radius[..., None]))
@@ -96,7 +128,7 @@ def _log_mask(
 
 
 def _dense_mask(case: Case, dtype: torch.dtype) -> Callable[[Tensor | None], Tensor]:
-    axis = case.axis()
+    axis = case.axis().to(torch.promote_types(dtype, torch.float32))
     return _log_mask(case, dtype, _distances(axis, axis).flatten(2, 3).flatten(0, 1), _heads_first)
 
 
@@ -144,8 +176,8 @@ def gather(case: Case, dtype: torch.dtype) -> Attend:
     return attend
 
 
-def compiled_gather(case: Case, dtype: torch.dtype) -> Attend:
-    """The same written as multiply-and-sum, which the compiler fuses so that no window is stored."""
+def gather_sum(case: Case, dtype: torch.dtype) -> Attend:
+    """The same written as multiply-and-sum, which a compiler fuses so that no window is stored."""
     flat, distance = _window(case)
     mask = _log_mask(case, dtype, distance[..., None], lambda radius: radius.transpose(3, 4))
 
@@ -154,31 +186,31 @@ def compiled_gather(case: Case, dtype: torch.dtype) -> Attend:
         logits = (query[:, :, :, None] * k).sum(-1) * case.channels**-0.5 + mask(radius)
         return (logits.softmax(3)[..., None] * v).sum(3)
 
-    return torch.compile(attend, dynamic=False)
+    return attend
 
 
-def compiled_blocks(case: Case, dtype: torch.dtype) -> Attend:
-    """SDPA of blocks of 7 x 7 queries against their keys with the halo, all blocks in one batch, compiled."""
+def blocks(case: Case, dtype: torch.dtype) -> Attend:
+    """SDPA of blocks of 7 x 7 queries against their keys with the halo, all blocks in one batch."""
     axis = case.axis()
     reach = case.radius + case.softness
     padded = math.ceil(case.queries / BLOCK) * BLOCK
-    blocks = padded // BLOCK
+    count = padded // BLOCK
     starts, width = [], 0
-    for block in range(blocks):
+    for block in range(count):
         reached = (axis[block * BLOCK : (block + 1) * BLOCK] < reach).any(0).nonzero().flatten()
         starts.append(int(reached[0]))
         width = max(width, int(reached[-1]) + 1 - starts[-1])
     width = min(width, case.keys)
-    first = torch.tensor(starts).clamp(max=case.keys - width)
-    index = first[:, None] + torch.arange(width)
-    rows = F.pad(axis, (0, 0, 0, padded - case.queries)).unflatten(0, (blocks, BLOCK))
+    first = torch.tensor(starts, device=DEVICE).clamp(max=case.keys - width)
+    index = first[:, None] + torch.arange(width, device=DEVICE)
+    rows = F.pad(axis, (0, 0, 0, padded - case.queries)).unflatten(0, (count, BLOCK))
     rows = rows.gather(2, index[:, None].expand(-1, BLOCK, -1))
     distance = _distances(rows[:, None], rows[None]).flatten(4, 5).flatten(2, 3)[None, :, :, None]
     outside = padded - case.queries
 
     def blocked(x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, 0, 0, outside, 0, outside)) if outside else x
-        return x.unflatten(1, (blocks, BLOCK)).unflatten(3, (blocks, BLOCK)).permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
+        return x.unflatten(1, (count, BLOCK)).unflatten(3, (count, BLOCK)).permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
 
     mask = _log_mask(case, dtype, distance, blocked)
 
@@ -189,7 +221,7 @@ def compiled_blocks(case: Case, dtype: torch.dtype) -> Attend:
         out = out.unflatten(4, (BLOCK, BLOCK)).permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
         return out[:, : case.queries, : case.queries]
 
-    return torch.compile(attend, dynamic=False)
+    return attend
 
 
 def flex(case: Case, dtype: torch.dtype) -> Attend:
@@ -203,29 +235,37 @@ def flex(case: Case, dtype: torch.dtype) -> Attend:
         dx = (k % keys - ((q % side + 0.5) * ratio - 0.5)).abs()
         return torch.maximum(dy, dx)
 
-    def score(value: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        weight = (case.radius + case.softness - distance(q, k)) / case.softness
-        return value + torch.log(weight.clamp(1e-30, 1))
+    def log_ramp(q: Tensor, k: Tensor, radius: float | Tensor) -> Tensor:
+        return torch.log(((radius + case.softness - distance(q, k)) / case.softness).clamp(LEAST, 1))
+
+    def fixed(value: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return value + log_ramp(q, k, case.radius)
 
     def reaches(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return distance(q, k) < case.radius + case.softness
 
-    block_mask = create_block_mask(reaches, None, None, side * side, keys * keys, device="cpu")
+    block_mask = create_block_mask(reaches, None, None, side * side, keys * keys, device=str(DEVICE))
     compiled = torch.compile(flex_attention, dynamic=False)
 
-    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None = None) -> Tensor:
         q, k, v = (_heads_first(x).contiguous() for x in (query, key, value))
+        score = fixed
+        if radius is not None:
+            drawn = radius.permute(0, 3, 1, 2).flatten(2)
+
+            def score(value: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+                return value + log_ramp(q, k, drawn[b, h, q])
+
         return _grid(compiled(q, k, v, score_mod=score, block_mask=block_mask), side)
 
     return attend
 
 
-PEERS: dict[str, Callable[[Case, torch.dtype], Attend]] = {
-    "dense logits + mask": dense,
-    "SDPA + log-mask": sdpa,
-    "gather + einsum": gather,
-    "compiled gather": compiled_gather,
-    "compiled 7x7 blocks": compiled_blocks,
+EAGER: dict[str, Make] = {"dense logits + mask": dense, "SDPA + log-mask": sdpa, "gather + einsum": gather}
+FOR_THE_COMPILER: dict[str, Make] = {"compiled gather": gather_sum, "compiled halo blocks": blocks}
+PEERS: dict[str, Make] = {
+    **EAGER,
+    **{name: lambda case, dtype, make=make: compiled(make(case, dtype)) for name, make in FOR_THE_COMPILER.items()},
     "compiled FlexAttention": flex,
 }
-STRONGEST = ("SDPA + log-mask", "compiled gather", "compiled 7x7 blocks")
+STRONGEST = ("SDPA + log-mask", *FOR_THE_COMPILER)

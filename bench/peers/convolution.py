@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from bench.clock import DEVICE
 
 Convolve = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,12 +33,16 @@ class Case:
     def __str__(self) -> str:
         group = "depthwise" if self.per_group == 1 else f"{self.per_group} a group"
         more = [
+            *([f"dilation {self.dilations[0]}"] if len(self.dilations) == 1 else []),
             *(["channels_last"] if self.channels_last else []),
             *([f"stride {self.stride}"] if self.stride > 1 else []),
             *([str(self.dtype).removeprefix("torch.")] if self.dtype != torch.float32 else []),
         ]
         size = f"{self.side}x{self.side}, {self.kernel}x{self.kernel}"
         return ", ".join([f"B{self.batch} C{self.channels} {size} {group}", *more])
+
+    def small(self) -> Case:
+        return replace(self, batch=2, channels=max(32, 4 * self.per_group), side=9)
 
     @property
     def groups(self) -> int:
@@ -48,11 +54,12 @@ class Case:
 
     def images(self, side: int) -> Tensor:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return torch.randn(self.batch, self.channels, side, side, dtype=self.dtype).contiguous(memory_format=layout)
+        shape = (self.batch, self.channels, side, side)
+        return torch.randn(shape, dtype=self.dtype, device=DEVICE).contiguous(memory_format=layout)
 
     def tensors(self) -> list[Tensor]:
-        weight = torch.randn(self.batch, self.channels, self.per_group, self.kernel, self.kernel, dtype=self.dtype)
-        return [self.images(self.side), weight / self.kernel]
+        shape = (self.batch, self.channels, self.per_group, self.kernel, self.kernel)
+        return [self.images(self.side), torch.randn(shape, dtype=self.dtype, device=DEVICE) / self.kernel]
 
     def operations(self) -> int:
         return 2 * self.batch * self.channels * self.out_side**2 * self.per_group * self.kernel**2
@@ -139,6 +146,25 @@ def shifts(case: Case) -> Convolve:
 
 def _compiled(make: Callable[[Case], Convolve]) -> Callable[[Case], Convolve]:
     return lambda case: torch.compile(make(case), dynamic=False)
+
+
+def blended(case: Case, experts: int, *, compile: bool = False) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """timm's module for the whole of it: filters blended from experts by each sample's weights, then the convolution.
+
+    Takes input, the weights of the experts (B, experts), and the experts' filters (experts, C * C / groups * k * k).
+    """
+    from timm.layers import CondConv2d
+
+    [dilation] = case.dilations
+    settings = {"stride": case.stride, "dilation": dilation, "groups": case.groups, "num_experts": experts}
+    module = CondConv2d(
+        case.channels, case.channels, case.kernel, padding=case.padding(dilation), **settings, device=DEVICE
+    )
+
+    def convolve(input: Tensor, routing: Tensor, filters: Tensor) -> Tensor:
+        return torch.func.functional_call(module, {"weight": filters}, (input, routing))
+
+    return torch.compile(convolve, dynamic=False) if compile else convolve
 
 
 PEERS: dict[str, Callable[[Case], Convolve]] = {
