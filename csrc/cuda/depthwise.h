@@ -1,6 +1,6 @@
 // Depthwise convolution with a filter bank a sample, and both halves of its backward, as one correlation.
 //
-// A block of threads owns some channels of one dilation block. Its tiles are rows (and, channels_last, columns) that are
+// A block of threads owns some channels of one dilation block. Its tiles are rows and, channels_last, columns that are
 // one dilation apart, so a tile with its halo is as small for any dilation, known or read at run time, as for 1. A tile
 // is staged in shared memory while the one before is summed. The backward correlates the output's gradient with the
 // filters turned round; each value that it reads from shared memory serves the input's and the filters' gradient.
@@ -97,7 +97,8 @@ struct DepthwiseBlock {
         block = index % p.blocks, sample = index / p.blocks;
         first = block * p.channels + chunk * p.plan.chunk;
         count = min(p.channels - chunk * p.plan.chunk, p.plan.chunk);
-        step = p.dilation ? int(min(p.dilation.load(int64_t(sample) * p.blocks + block), int64_t(p.greatest))) : p.steps[block];
+        step = p.dilation ? int(min(p.dilation.load(int64_t(sample) * p.blocks + block), int64_t(p.greatest)))
+            : p.steps[block];
         step = max(min(step, p.greatest), 1);
         source_limits = limits_of(p, sample, p.source.height, p.source.width, p.spread);
         target_limits = limits_of(p, sample, p.target.height, p.target.width, p.skip);
@@ -132,7 +133,8 @@ struct DepthwiseBlock {
         for (int i = thread_index(); i < chunk() * size; i += block_size()) {
             const int channel = i / size, tap = i - channel * size;
             const int64_t from = (int64_t(sample) * p.blocks * p.channels + first) * size + i;
-            taps.store((BACKWARD ? size - 1 - tap : tap) * chunk() + channel, channel < count ? number(p.filters.load(from)) : 0);
+            taps.store((BACKWARD ? size - 1 - tap : tap) * chunk() + channel,
+                       channel < count ? number(p.filters.load(from)) : 0);
         }
     }
 
@@ -151,7 +153,8 @@ struct DepthwiseBlock {
         for (int i = thread_index() / slots; i < pixels; i += at_once) {
             const int row = i / columns, column = i - row * columns;
             const int y = source_y(tile, row);
-            const int x = position(tile.x * p.skip + (column - filter_width() / 2) * step, p.spread, source_limits.width);
+            const int x = position(tile.x * p.skip + (column - filter_width() / 2) * step, p.spread,
+                source_limits.width);
             const bool exists = y >= 0 && x >= 0;
             const int64_t from = offset(p.source, sample, first + channel, y, x);
             const int target = i * chunk() + channel;
@@ -186,7 +189,8 @@ struct DepthwiseBlock {
     // The values of this thread's channels that the tap of column `j` meets in a staged row at a column of the target.
     HAMLET_DEVICE void read(Shared<T> from, const Tile& tile, int row, int j, int x, float (&value)[V]) const {
         if constexpr (LAST) {
-            const auto found = from.template load_pack<V>((row * p.plan.columns + p.skip * lane + j) * chunk() + vector * V);
+            const auto found = from.template load_pack<V>((row * p.plan.columns + p.skip * lane + j) * chunk()
+                + vector * V);
             HAMLET_UNROLL
             for (int e = 0; e < V; ++e) value[e] = number(found.element[e]);
         } else {
@@ -288,7 +292,9 @@ struct DepthwiseBlock {
         }
     }
 
-    HAMLET_DEVICE int sum_of_lane(int tap, int e) const { return (tap * p.plan.lanes + lane) * chunk() + vector * V + e; }
+    HAMLET_DEVICE int sum_of_lane(int tap, int e) const {
+        return (tap * p.plan.lanes + lane) * chunk() + vector * V + e;
+    }
 
     HAMLET_DEVICE void sum_rows(Shared<T> from, const Tile& tile, int top, int x) {
         float sums[R][V] = {}, given[R][V] = {};

@@ -101,7 +101,8 @@ inline void place_memory(DepthwisePlan& plan, const DepthwiseShape& shape, int v
 inline bool shrink(DepthwisePlan& plan, const DepthwiseShape& shape, int vector, int rows) {
     if (plan.rows > rows) plan.rows -= rows;
     else if (shape.channels_last && plan.lanes * plan.vectors > WARP && plan.lanes > 1) plan.lanes /= 2;
-    else if (shape.channels_last && plan.vectors * vector * shape.itemsize > COPY_BYTES) plan.vectors /= 2, plan.lanes *= 2;
+    else if (shape.channels_last && plan.vectors * vector * shape.itemsize > COPY_BYTES)
+        plan.vectors /= 2, plan.lanes *= 2;
     else if (!shape.channels_last && plan.vectors > 1) plan.vectors = divided_up(plan.vectors, 2);
     else return false;
     return true;
@@ -122,7 +123,8 @@ inline DepthwisePlan plan_depthwise(const DepthwiseShape& shape, DeviceLimits li
         plan.rows -= rows;
         place_memory(plan, shape, vector);
     }
-    while (plan.shared_bytes > limits.shared_bytes && shrink(plan, shape, vector, rows)) place_memory(plan, shape, vector);
+    while (plan.shared_bytes > limits.shared_bytes && shrink(plan, shape, vector, rows))
+        place_memory(plan, shape, vector);
     plan.fits = plan.shared_bytes <= limits.shared_bytes;
     const int tiles = divided_up(shape.target_height, plan.rows) *
                       (shape.channels_last ? divided_up(shape.target_width, plan.lanes) : 1);

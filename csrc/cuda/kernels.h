@@ -21,7 +21,7 @@ struct Convolution {
     uintptr_t stream = 0;
 };
 
-// How many parts of the filters' gradient a backward leaves; 0 where its tiles do not fit in the device's shared memory.
+// How many parts of the filters' gradient a backward leaves; 0 where tiles do not fit in the device's shared memory.
 int depthwise_segments(const Convolution& convolution);
 void depthwise_forward(const Convolution& convolution);
 void depthwise_backward(const Convolution& convolution);

@@ -44,7 +44,8 @@ struct Smoothing {
         if (thread < slots + (FAULT == HALO_ONE_LONG && tile % 2)) {
             const int from = tile * THREADS - HALO + thread * COPIED<float>;
             const bool exists = from >= 0 && (FAULT == READS_PAST_THE_INPUT || from < p.count);
-            copy_async(stage(tile), thread * COPIED<float> + (FAULT == MISALIGNED_COPY && thread == 3), p.input, from, exists);
+            copy_async(stage(tile), thread * COPIED<float> + (FAULT == MISALIGNED_COPY && thread == 3), p.input,
+                from, exists);
         }
         commit_copies();
     }
@@ -111,6 +112,7 @@ PYBIND11_MODULE(cuda_faults, module) {
     using namespace hamlet;
     module.def("smooth", [](int fault, py::handle input, py::handle output, py::handle sums) {
         using namespace hamlet::cuda;
-        choose(fault, std::make_integer_sequence<int, BLOCKS_SHARE_A_RESULT + 1>())(view_of(input), view_of(output), view_of(sums));
+        choose(fault, std::make_integer_sequence<int, BLOCKS_SHARE_A_RESULT + 1>())(view_of(input), view_of(output),
+            view_of(sums));
     });
 }

@@ -37,7 +37,8 @@ bool same(const Site& a, const Site& b) {
 [[noreturn]] void fail_divergent(const Thread& one, const Thread& other) {
     auto where = [](const Thread& thread) {
         const bool finished = thread.state == Thread::State::finished;
-        return "thread " + std::to_string(thread.index) + (finished ? " has finished" : " waits at " + told(thread.site));
+        return "thread " + std::to_string(thread.index) + (finished ? " has finished" : " waits at " +
+            told(thread.site));
     };
     fail("diverges at a barrier: " + where(one) + ", " + where(other));
 }

@@ -45,7 +45,7 @@ class Thread {
 
 constexpr size_t LARGEST_OPERAND = 64;
 
-// What the lanes of a warp give each other. Two sets, so that a fast lane does not overwrite what a slow one has to read.
+// What the lanes of a warp give each other. Two sets, so that a fast lane does not overwrite what a slow one must read.
 struct Exchange {
     alignas(16) char of_lane[2][WARP][LARGEST_OPERAND];
 };

@@ -46,7 +46,8 @@ void Memory::visit(const void* address, size_t bytes, const char* verb, const Vi
     if (!holds(address, bytes))
         fail(verb + std::string(" ") + name_ + " out of bounds, at byte " + std::to_string(int64_t(first - base_)) +
              " of " + std::to_string(bytes_));
-    if (first % bytes) fail(verb + std::string(" ") + name_ + " at an address that is no multiple of " + std::to_string(bytes));
+    if (first % bytes) fail(verb + std::string(" ") + name_ + " at an address that is no multiple of " +
+        std::to_string(bytes));
     for (size_t i = 0; i < bytes; i += UNIT) {
         Unit& unit = units_[(first - base_ + i) / UNIT];
         if (unit.under_way) fail(verb + std::string(" ") + where(unit) + " before the copy to it was waited for");
@@ -74,7 +75,8 @@ void Memory::check_write(Unit& unit, const char* verb) {
     const Moment now = running().moment();
     for (const Moment& other : {unit.write, unit.reads[0], unit.reads[1]})
         if (other.unordered(now))
-            fail(verb + std::string(" ") + where(unit) + ", which thread " + std::to_string(other.thread) + " of block " +
+            fail(verb + std::string(" ") + where(unit) + ", which thread " + std::to_string(other.thread)
+                + " of block " +
                  std::to_string(other.block) + " touched without a barrier between");
     unit.write = now;
     unit.initialised = true;
