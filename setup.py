@@ -5,6 +5,7 @@ Without a compiler the installation goes on, and what kept the native kernels fr
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ class CMakeBuild(build_ext):
         for stale in (target, reason):
             stale.unlink(missing_ok=True)
         try:
-            self._cmake(target)
+            self._build(target)
         except (OSError, subprocess.CalledProcessError) as error:
             reason.write_text(f"{_explained(error)}\n")
             print(f"hamlet: the native kernels were not built: {_explained(error)}", file=sys.stderr)
@@ -41,7 +42,14 @@ class CMakeBuild(build_ext):
         for reason in Path(self.build_lib).glob(f"hamlet/{REASON}"):
             shutil.copy2(reason, package)
 
-    def _cmake(self, target: Path) -> None:
+    def _build(self, target: Path) -> None:
+        """With the CUDA kernels if they can be built, else with the reason why not."""
+        try:
+            self._cmake(target, "")
+        except subprocess.CalledProcessError as error:
+            self._cmake(target, _explained(error))
+
+    def _cmake(self, target: Path, why_no_cuda: str) -> None:
         import pybind11
 
         build = Path(self.build_temp).resolve() / "csrc"
@@ -52,6 +60,8 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DHAMLET_DEBUG={'ON' if os.environ.get('HAMLET_DEBUG') == '1' else 'OFF'}",
+            f"-DHAMLET_CUDA_ARCHS={os.environ.get('HAMLET_CUDA_ARCHS', '').replace(' ', ';')}",
+            f"-DHAMLET_CUDA_WHY_NOT={_plain(why_no_cuda)}",
         ]  # fmt: skip
         for command in (configure, ["cmake", "--build", str(build)]):
             subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -69,6 +79,11 @@ def _explained(error: OSError | subprocess.CalledProcessError) -> str:
     lines = [line.strip() for line in error.stdout.splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line.lower() or "not found" in line.lower() or "No " in line]
     return "; ".join((telling or lines or [str(error)])[:3])
+
+
+def _plain(text: str) -> str:
+    """``text`` without what CMake, a shell or C++ would take for anything but a letter of a string."""
+    return re.sub(r"[^\w .,:/()=+-]", " ", text)[:300]
 
 
 setup(ext_modules=[Extension("hamlet._native", sources=[], optional=True)], cmdclass={"build_ext": CMakeBuild})

@@ -59,6 +59,7 @@ def _devices() -> dict[str, str]:
 def _instruction_sets() -> dict[str, str]:
     import torch
 
+    from hamlet.ops.cuda import library as cuda
     from hamlet.ops.native.library import module, why_missing
 
     found = {"cpu": torch.backends.cpu.get_cpu_capability()}
@@ -66,6 +67,9 @@ def _instruction_sets() -> dict[str, str]:
         found["native kernels"] = str(why_missing)
     else:
         found["native kernels"] = f"{module.instruction_set()}, of {', '.join(module.instruction_sets())}"
+    found["cuda kernels"] = (
+        cuda.why_missing() or f"for compute capability {', '.join(cuda.kernels.architectures.split())}"
+    )
     if torch.cuda.is_available():
         found["cuda"] = " ".join(torch.cuda.get_arch_list())
     return found

@@ -33,7 +33,7 @@ def test_explain_gives_the_reasons_of_every_backend():
     found = explain(dynamic_conv2d, INPUT, WEIGHT, groups=2)
     assert list(found) == ["cuda", "triton", "native", "reference"]
     assert found["reference"] == found["native"] == []
-    assert found["cuda"] == ["this version has no cuda kernel for dynamic_conv2d"]
+    assert found["cuda"][-1] == "it runs on a GPU, the tensors are on cpu"
     assert found["triton"][-1] == "it runs on a GPU (on the CPU with TRITON_INTERPRET=1), the tensors are on cpu"
     assert available_backends("dynamic_conv2d", INPUT, WEIGHT, groups=2) == ["native", "reference"]
 
@@ -113,7 +113,7 @@ def test_use_backend_holds_for_its_thread_alone(picky):
 
 def test_the_reference_on_a_gpu_is_said_once(monkeypatch, caplog):
     monkeypatch.setattr(backends, "_on_gpu", lambda arguments: True)
-    for name in ("triton", "native"):
+    for name in ("cuda", "triton", "native"):
         monkeypatch.delitem(backends._backends["dynamic_conv2d"], name)
     backends._warn_of_reference.cache_clear()
     with caplog.at_level("WARNING", logger="hamlet.ops"):

@@ -1,0 +1,95 @@
+// A convolution as the depthwise kernels take it.
+#pragma once
+
+#include <limits>
+
+#include "depthwise.h"
+#include "kernels.h"
+
+namespace hamlet::cuda {
+
+inline DepthwiseShape shape_of(const Convolution& given, bool backward) {
+    const View &input = given.input, &weight = given.weight;
+    const int stride = given.stride, height = int(input.size[2]), width = int(input.size[3]);
+    const int out_height = int(ceiling(height, stride)), out_width = int(ceiling(width, stride));
+    DepthwiseShape shape;
+    shape.channels_last = given.channels_last;
+    shape.backward = backward;
+    shape.itemsize = element_size(input.dtype);
+    shape.filter_height = int(weight.size[3]), shape.filter_width = int(weight.size[4]);
+    shape.skip = backward ? 1 : stride;
+    shape.source_width = backward ? out_width : width;
+    shape.target_height = backward ? height : out_height;
+    shape.target_width = backward ? width : out_width;
+    shape.samples = int(input.size[0]);
+    shape.blocks = int(given.steps.size());
+    shape.channels = int(input.size[1]) / shape.blocks;
+    return shape;
+}
+
+template <class T>
+Image<T> image_of(const View& view) {
+    const int64_t count = view.size[0] * view.size[1] * view.size[2] * view.size[3];
+    return {global<T>(view), count, view.stride[0], view.stride[1], view.stride[2], view.stride[3], int(view.size[2]),
+            int(view.size[3])};
+}
+
+// Whether asynchronous copies can read these images: channels_last all pixels' channels must be whole copies;
+// contiguous only rows that neighbours in a tile keep apart by the dilation, not by half of it.
+template <class T>
+bool is_aligned(const DepthwiseShape& shape, int spread, std::initializer_list<const View*> images) {
+    constexpr int BYTES = COPY_BYTES;
+    if (!shape.channels_last) return spread == 1;
+    if (shape.channels % COPIED<T>) return false;
+    for (const View* image : images)
+        if (reinterpret_cast<uintptr_t>(image->data) % BYTES) return false;
+    return true;
+}
+
+template <class T>
+Depthwise<T> depthwise_of(const Convolution& given, bool backward) {
+    const DepthwiseShape shape = shape_of(given, backward);
+    Depthwise<T> p;
+    p.plan = plan_depthwise(shape, limits_of_device(given.device));
+    if (!p.plan.fits) throw std::runtime_error("depthwise: a tile does not fit in shared memory");
+    p.source = image_of<T>(backward ? given.grad : given.input);
+    p.target = image_of<T>(backward ? given.d_input : given.output);
+    if (backward) p.input = image_of<T>(given.input);
+    p.filters = global<T>(given.weight);
+    p.bias = global<T>(given.bias);
+    p.bias_sample = given.bias.stride[0], p.bias_channel = given.bias.stride[1];
+    p.parts = global<float>(given.parts);
+    p.dilation = global<int64_t>(given.dilation);
+    p.extent = global<int64_t>(given.extent);
+    for (size_t i = 0; i < given.steps.size() && !given.dilation; ++i) p.steps[i] = given.steps[i];
+    p.samples = shape.samples, p.blocks = shape.blocks, p.channels = shape.channels;
+    p.greatest = given.greatest;
+    p.filter_height = shape.filter_height, p.filter_width = shape.filter_width;
+    p.skip = shape.skip;
+    p.spread = backward ? given.stride : 1;
+    p.residual = given.residual;
+    p.aligned = backward ? is_aligned<T>(shape, p.spread, {&given.grad, &given.d_input, &given.input})
+                         : is_aligned<T>(shape, p.spread, {&given.input, &given.output});
+    return p;
+}
+
+template <class T, bool BACKWARD>
+void launch_depthwise(const Call& call, const Depthwise<T>& p) {
+    const int64_t blocks = int64_t(p.samples) * p.blocks * p.plan.chunks * p.plan.segments;
+    if (blocks > std::numeric_limits<int>::max()) throw std::runtime_error("depthwise: more blocks than a grid has");
+    auto with_layout = [&](auto kernel_size) {
+        constexpr int K = decltype(kernel_size)::value;
+        const bool last = p.plan.columns > 0;
+        call.launch(BACKWARD ? "depthwise backward" : "depthwise forward",
+                    last ? depthwise<T, K, true, BACKWARD> : depthwise<T, K, false, BACKWARD>, blocks, p.plan.threads,
+                    p.plan.shared_bytes, p);
+    };
+    switch (specialised(p.filter_height, p.filter_width, p.skip)) {
+        case 3: return with_layout(std::integral_constant<int, 3>());
+        case 5: return with_layout(std::integral_constant<int, 5>());
+        case 7: return with_layout(std::integral_constant<int, 7>());
+        default: return with_layout(std::integral_constant<int, 0>());
+    }
+}
+
+}  // namespace hamlet::cuda

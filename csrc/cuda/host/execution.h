@@ -1,0 +1,79 @@
+// A kernel's grid run on the CPU: block after block, each CUDA thread a fibre that goes on until it must wait.
+#pragma once
+
+#include <ucontext.h>
+
+#include <deque>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <source_location>
+#include <string>
+#include <vector>
+
+#include "../pack.h"
+#include "memory.h"
+
+namespace hamlet::cuda::host {
+
+using Site = std::source_location;
+
+struct Copy {
+    char* to;
+    const char* from;  // null: zeros
+    Memory* memory;    // of `to`
+};
+
+class Thread {
+   public:
+    enum class State { ready, at_barrier, in_warp, finished };
+
+    Moment moment() const;
+    void wait(State state, Site site);
+    void commit() { groups.push_back(std::move(open)), open.clear(); }
+    void land(size_t pending);
+
+    int index = 0;
+    State state = State::ready;
+    Site site;
+    uint32_t barriers = 0, warp_barriers = 0, exchanges = 0;
+    std::vector<Copy> open;               // asynchronous copies that no group has yet
+    std::deque<std::vector<Copy>> groups;
+    ucontext_t context;
+    std::exception_ptr error;
+};
+
+constexpr size_t LARGEST_OPERAND = 64;
+
+// What the lanes of a warp give each other. Two sets, so that a fast lane does not overwrite what a slow one must read.
+struct Exchange {
+    alignas(16) char of_lane[2][WARP][LARGEST_OPERAND];
+};
+
+struct Execution {
+    std::string kernel;
+    uint32_t launch = 0;
+    int block = 0, threads = 0;
+    std::vector<Thread> all;
+    std::vector<Exchange> warps;
+    std::unique_ptr<char[]> shared_bytes;
+    char* shared_base = nullptr;
+    std::unique_ptr<Memory> shared;
+    ucontext_t scheduler;
+};
+
+// Runs every block of a grid; throws std::runtime_error at the first thing that a kernel must not do.
+void run(const std::string& kernel, int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body);
+
+Execution& execution();
+Thread& running();
+[[noreturn]] void fail(const std::string& what);
+
+// Gives `value` to the other lanes of the running thread's warp, waits for theirs and returns all of them.
+const char (*exchange(const void* value, size_t bytes, Site site))[LARGEST_OPERAND];
+
+// The tensors of the call that is being made on this thread of the CPU.
+Memory* register_global(const void* base, size_t bytes);
+void forget_globals();
+
+}  // namespace hamlet::cuda::host

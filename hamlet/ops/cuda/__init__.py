@@ -1,0 +1,1 @@
+"""The operators' CUDA C++ kernels: what hands tensors to ``hamlet._native.cuda``, which knows nothing of torch."""
