@@ -65,7 +65,8 @@ def test_an_index_of_another_make_is_refused(indexed: Path, pictures: Path, tmp_
     rows = np.eye(2, 16, dtype=np.float32)
     Index.build(rows, ["a", "b"], metadata={"checkpoint": "model.pt"}).save(tmp_path / "b.index")
     with pytest.raises(
-        ValueError, match="does not tell its fingerprint, longest_side, root, scales, whitening; make it"
+        ValueError,
+        match="does not tell its fingerprint, longest_side, root, scales, whitening, whitening_digest; make it",
     ):
         search_index(tmp_path / "b.index", [first(pictures)])
 
