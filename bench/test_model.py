@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_metric_learning.losses import ArcFaceLoss
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +17,6 @@ from bench.comparison import Comparison
 from bench.harness import compare
 from hamlet import create_model
 from hamlet.ops import use_backend
-from hamlet.training.losses import MarginSoftmax
 
 BACKBONES = pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv3_large"])
 MIXED = [(224, 224), (224, 168), (168, 224), (224, 160)]
@@ -99,9 +99,9 @@ def test_training_step(backbone, full, judged, benchmark, effort):
     model, exact = (each.train() for each in make(backbone))
     images = torch.rand(8 if full else 2, 3, *(MIXED if full else SMALL)[0], device=DEVICE)
     labels = torch.arange(len(images), device=DEVICE) % CLASSES
-    loss = MarginSoftmax(CLASSES, model.descriptor_dim).to(DEVICE)
+    loss = ArcFaceLoss(CLASSES, model.descriptor_dim).to(DEVICE)
     width = model.hfe.channels[-1]
-    head = MarginSoftmax(CLASSES, width).to(DEVICE)
+    head = ArcFaceLoss(CLASSES, width).to(DEVICE)
     alone = copy.deepcopy(model.hfe)
     comparison = Comparison(
         "model, step of training",
