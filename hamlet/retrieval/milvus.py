@@ -53,17 +53,19 @@ class Address:
     @classmethod
     def parse(cls, text: str) -> Address:
         scheme, _, rest = text.partition("://")
-        if scheme == "milvus" and rest.endswith(".db"):
-            return cls(rest, "hamlet")
         parts = urllib.parse.urlsplit(text)
+        # First, for any other message would show it.
+        if "@" in rest or parts.query:
+            raise ValueError("store: got an address with a password in it, expected it in the variable MILVUS_TOKEN")
+        if scheme == "milvus" and rest.endswith(".db") and ":" not in rest:
+            return cls(rest, "hamlet")
         collection = parts.path.strip("/")
-        if scheme not in SCHEMES or not parts.hostname or not re.fullmatch(r"[A-Za-z_]\w{0,200}", collection, re.ASCII):
+        host = re.fullmatch(r"[^:]+(:\d{1,5})?|\[[^]]+\](:\d{1,5})?", parts.netloc)
+        if scheme not in SCHEMES or not host or not re.fullmatch(r"[A-Za-z_]\w{0,200}", collection, re.ASCII):
             raise ValueError(
                 f"{text}: expected milvus://FOLDER.db for Milvus Lite, or milvus://HOST:PORT/COLLECTION, the same with "
                 "http or https, for a server; a collection's name has letters, digits and underscores"
             )
-        if parts.username or parts.password or parts.query:
-            raise ValueError("store: got an address with a password in it, expected it in the variable MILVUS_TOKEN")
         return cls(f"{'http' if scheme == 'milvus' else scheme}://{parts.netloc}", collection)
 
     @property
@@ -107,7 +109,8 @@ class MilvusIndex:
         Args and raises as :meth:`hamlet.retrieval.Index.build`.
 
         Raises:
-            ValueError: also where Milvus cannot be reached, or refuses.
+            ValueError: also where Milvus cannot be reached, or refuses, or holds collections of these names that were
+                not made for this address.
             ImportError: without pymilvus.
         """
         array = check_descriptors(descriptors)
@@ -115,10 +118,17 @@ class MilvusIndex:
             raise ValueError(f"descriptors: got shape {array.shape}, expected at least one row")
         _, marks = check_rows(ids, stamps, len(array))
         kind, parameters = _kind(factory)
-        about = {"dim": array.shape[1], "factory": factory, "metadata": dict(metadata or {})}
+        about = {
+            "collection": address.collection,
+            "dim": array.shape[1],
+            "factory": factory,
+            "metadata": dict(metadata or {}),
+        }
         beside = Address(address.uri, f"{address.collection}_building")
         with _telling(address):
             client = _connect(address)
+            for name in (address.collection, beside.collection):
+                _check_ours(client, name, address)
             client.drop_collection(beside.collection)
             _create(client, beside.collection, kind, parameters, about)
             made = cls(beside, client, about)
@@ -240,6 +250,14 @@ def _connect(address: Address) -> Any:
     if address.local:
         Path(address.uri).parent.mkdir(parents=True, exist_ok=True)
     return MilvusClient(address.uri, token=os.environ.get("MILVUS_TOKEN", ""))
+
+
+def _check_ours(client: Any, collection: str, address: Address) -> None:
+    """Raise ValueError for a collection that is not what a build for this address has left: it is to be dropped."""
+    if client.has_collection(collection):
+        about = json.loads(client.describe_collection(collection)["properties"].get(_PROPERTY, "{}"))
+        if about.get("collection") != address.collection:
+            raise ValueError(f"{address}: the collection {collection} is of something else; name another address")
 
 
 def _create(client: Any, collection: str, kind: str, parameters: dict[str, int], about: dict[str, Any]) -> None:

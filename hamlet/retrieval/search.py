@@ -142,24 +142,27 @@ def build_index(
         return old.wanted
 
     wanted = processes.from_first(new_or_changed) if update else images
-    if checkpoint is None and processes.rank() == 0:
-        save_checkpoint(remembered, network)
     partial = beside(out, ".extraction")
     found = extract(network, wanted, partial, longest_side=longest_side, scales=scales, dtype=dtype, progress=progress)
     processes.leave_to_first()
     if old is None and not found.ids:
         raise ValueError(f"{folder}: none of its {len(images)} images can be read")
+    if check and len(found.ids) < 2:
+        raise ValueError("check: got it with one image that can be read, expected at least two to compare")
     descriptors = found.descriptors
     if whitening is not None and found.ids:
         descriptors = whitening(descriptors, scratch((len(descriptors), len(whitening.projection)), partial))
     stamps = stamps[Ids.of(images.names).find(found.ids)]
+    if checkpoint is None:
+        save_checkpoint(remembered, network)
     if old is not None:
         index = old.apply(descriptors, found.ids, stamps)
     else:
         factory = factory or "Flat"
         index = build_store(out, descriptors, found.ids, factory=factory, stamps=stamps, metadata=metadata)
-    checked = check_recall(index, descriptors, found.ids) if check else None
+    # What is mapped of it can still be read.
     shutil.rmtree(partial)
+    checked = check_recall(index, descriptors, found.ids) if check else None
     return Built(index, found.failures, len(found.ids), len(old.gone) if old is not None else 0, checked)
 
 

@@ -118,8 +118,16 @@ def test_what_is_not_there_or_foreign(address: Address, tmp_path: Path) -> None:
 
     client = MilvusClient(str(tmp_path / "other.db"))
     client.create_collection("hamlet", dimension=4)
+    other = Address.parse(f"milvus://{tmp_path}/other.db")
     with pytest.raises(ValueError, match="a collection of something else"):
-        MilvusIndex.open(Address.parse(f"milvus://{tmp_path}/other.db"))
+        MilvusIndex.open(other)
+    # Nor is it dropped, under either of the names that a build takes.
+    with pytest.raises(ValueError, match="the collection hamlet is of something else"):
+        MilvusIndex.build(other, descriptors(2), ["a", "b"])
+    client.rename_collection("hamlet", "hamlet_building")
+    with pytest.raises(ValueError, match="the collection hamlet_building is of something else"):
+        MilvusIndex.build(other, descriptors(2), ["a", "b"])
+    assert client.has_collection("hamlet_building")
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/photos: Milvus says: "):
         MilvusIndex.open(Address.parse("milvus://127.0.0.1:9/photos"))
 
@@ -137,13 +145,20 @@ def test_addresses(text: str, uri: str, collection: str) -> None:
     assert Address.parse(text) == Address(uri, collection)
 
 
-@pytest.mark.parametrize("text", ["milvus://", "milvus://host:1", "milvus:///photos", "http://h/a-b", "http://h/a/b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("milvus://", "milvus://host:1", "milvus:///photos", "http://h/a-b", "http://h/a/b"),
+        *("milvus://10.0.0.5:19530/photos.db", "https://h:port/photos"),
+    ],
+)
 def test_no_addresses(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected milvus://FOLDER\.db for Milvus Lite"):
         Address.parse(text)
 
 
-def test_passwords_do_not_stand_in_addresses() -> None:
+@pytest.mark.parametrize("text", ["http://me:secret@host/a-b", "milvus://me:secret@h/a.db", "http://h/a?token=secret"])
+def test_passwords_do_not_stand_in_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="MILVUS_TOKEN") as caught:
-        Address.parse("http://me:secret@host/photos")
+        Address.parse(text)
     assert "secret" not in str(caught.value)
