@@ -52,12 +52,18 @@ def whitening(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-class PixelNorm(nn.BatchNorm1d):
+class PixelNorm(nn.Module):
     """Batch normalisation of maps (B, H, W, C), whose statistics are those of the valid pixels alone."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # Held, not inherited: training over several GPUs puts another layer in the place of every BatchNorm.
+        self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         if extent is None:
-            return super().forward(x.flatten(0, 2)).view_as(x)
+            normed: Tensor = self.norm(x.flatten(0, 2))
+            return normed.view_as(x)
         valid = grid.valid(extent, *x.shape[1:3])
-        normed = super().forward(x[valid])
+        normed = self.norm(x[valid])
         return normed.new_zeros(x.shape).masked_scatter(valid[..., None], normed)

@@ -140,4 +140,5 @@ def _walk(height: int, width: int, extent: Tensor | None, like: Tensor) -> Tenso
     near = (-(places[:, None] - places).norm(dim=-1)).exp()[None]
     if extent is not None:
         near = near * grid.valid(extent, height, width).flatten(1)[:, None]
-    return near / near.sum(-1, keepdim=True)
+    # A row of the padding may be too far from all valid pixels for float32.
+    return near / near.sum(-1, keepdim=True).clamp(min=torch.finfo(near.dtype).tiny)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamlet.models import create_model
 from hamlet.models.dolg import orthogonal_fusion
@@ -245,9 +246,19 @@ def test_mace_like_weighs_its_branches_by_content_and_begins_as_gem() -> None:
 
 def test_pixel_norm_counts_valid_pixels_alone() -> None:
     norm = PixelNorm(3)
+    # What converts a model for several GPUs finds the layer inside, and leaves the way that it is called.
+    assert not isinstance(norm, nn.BatchNorm1d)
+    assert isinstance(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(norm)).norm, nn.SyncBatchNorm)
     x, extent = features(2, 3, 4, 3), torch.tensor([[2, 3], [3, 4]])
     found = norm(x, extent)
     valid = torch.cat([x[0, :2, :3].flatten(0, 1), x[1].flatten(0, 1)])
     expected = (valid - valid.mean(0)) / (valid.var(0, unbiased=False) + 1e-5).sqrt()
     torch.testing.assert_close(torch.cat([found[0, :2, :3].flatten(0, 1), found[1].flatten(0, 1)]), expected)
     assert found[0, 2].abs().max() == found[0, :, 3].abs().max() == 0
+
+
+def test_spca_is_finite_beside_a_much_longer_picture() -> None:
+    # Rows of the padding lie so far from the one valid pixel that float32 has no likeness left.
+    context = SpatialContext(8, width=4, tokens=2)
+    found = context(features(2, 130, 1, 8), torch.tensor([[1, 1], [130, 1]]))
+    assert found.isfinite().all()
