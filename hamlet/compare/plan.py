@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hamlet.models.registry import FAMILIES, check_available, split
 from hamlet.training import Recipe, load_recipe
 
-PLAIN = (
-    "model.options={}",
-    "stages=[{until: 1, classification: 1}]",
-    "loss.distilled_levels=[]",
-)
-"""What a method other than HAMLET changes in a recipe: HAMLET's options and losses are HAMLET's own."""
+PLAIN = ("model.options={}", "loss.distilled_levels=[]")
+HAMLET_LOSSES = ("distillation", "consistency", "hierarchy", "coarse", "budget")
+"""What a method other than HAMLET does without: HAMLET's options and losses are HAMLET's own."""
 
-OWN = {"spca": ("loss.scale=32", "loss.margin=8.594")}
+OWN = {"spca": ("loss.classifier=arcface", "loss.scale=32", "loss.margin=8.594")}
 """Settings that belong to a method's definition; SpCa's margin is 0.15 radians."""
 
 
@@ -58,12 +57,16 @@ def comparison_recipes(
     for _, name in names:
         split(name)
     return [
-        load_recipe(recipe, [*overrides, *method_settings(model), f"model.name={name}", f"seed={first + number}"])
+        method_recipe(recipe, [*overrides, f"model.name={name}", f"seed={first + number}"], model)
         for model, name in names
         for number in range(seeds)
     ]
 
 
-def method_settings(model: str) -> tuple[str, ...]:
-    """What a method changes in a recipe that was written for HAMLET."""
-    return () if model == "hamlet" else (*PLAIN, *OWN.get(model, ()))
+def method_recipe(recipe: str | Path, overrides: Sequence[str], model: str) -> Recipe:
+    """A recipe that was written for HAMLET as another method takes it: the same pictures, the classification alone."""
+    if model == "hamlet":
+        return load_recipe(recipe, overrides)
+    plain = load_recipe(recipe, [*overrides, *PLAIN, *OWN.get(model, ())])
+    none: dict[str, Any] = dict.fromkeys(HAMLET_LOSSES, 0.0)
+    return replace(plain, stages=tuple(replace(stage, **none) for stage in plain.stages))

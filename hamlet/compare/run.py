@@ -15,10 +15,10 @@ from rich.console import Console
 from hamlet.compare.report import write_comparison
 from hamlet.compare.task import Task
 from hamlet.files import replacing
-from hamlet.models import UNAVAILABLE
+from hamlet.models import UNAVAILABLE, Model
 from hamlet.retrieval.cost import measure_cost
-from hamlet.settings import to_plain
 from hamlet.training import Recipe, build_model, train
+from hamlet.training.state import HARMLESS, identity
 
 
 def compare(task: Task, recipes: Sequence[Recipe], out: Path, *, progress: bool = True) -> dict[str, Any]:
@@ -65,22 +65,24 @@ def compare(task: Task, recipes: Sequence[Recipe], out: Path, *, progress: bool 
 
 
 def measure_run(task: Task, recipe: Recipe, folder: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Train and measure one model with one seed, or read what was measured: "recipe", "seed", "metrics" and "cost".
+    """Train and measure one model with one seed, or read what was measured: "identity", "seed", "metrics" and "cost".
 
     Raises:
         ValueError: the folder holds a result of another recipe.
     """
     path = folder / "result.json"
+    model = build_model(recipe)
+    who = _identity(model, task, recipe)
     if path.is_file():
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _check_same(path, kept["recipe"], _deciding(recipe))
+        _check_same(path, kept["identity"], who)
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
         return kept
-    model = build_model(recipe)
     train(model, recipe, task.training, out=folder, teacher=task.teacher, progress=progress)
     metrics = task.measure(model, folder)
     # Training may have moved it to a GPU; what is compared is the cost on the CPU.
     cost = asdict(measure_cost(model.cpu(), task.cost_size))
-    found = {"recipe": _deciding(recipe), "seed": recipe.seed, "metrics": metrics, "cost": cost}
+    found = {"identity": who, "seed": recipe.seed, "metrics": metrics, "cost": cost}
     with replacing(path) as file:
         file.write(json.dumps(found, indent=2).encode())
     # Four times as large as the model, and of no more use.
@@ -98,16 +100,19 @@ def machine() -> str:
     return f"{platform.machine()} with {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def _deciding(recipe: Recipe) -> dict[str, Any]:
-    """What decides a recipe's result, as it comes back from JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(to_plain(recipe)))
-    del plain["checkpoint_every"]
-    for harmless in ("root", "teacher", "workers"):
-        del plain["data"][harmless]
-    return plain
+def _identity(model: Model, task: Task, recipe: Recipe) -> dict[str, Any]:
+    """All that decides a result but the code, as it comes back from JSON."""
+    training = identity(model, recipe, task.training, task.teacher)
+    deciding = {name: value for name, value in training.items() if name not in HARMLESS}
+    who: dict[str, Any] = json.loads(json.dumps({**deciding, "test": task.test, "longest side": task.cost_size}))
+    return who
 
 
 def _check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [f"{key}={before.get(key)!r} (now {now[key]!r})" for key in now if before.get(key) != now[key]]
+    differing = [
+        f"{name.removeprefix('recipe.')}={before.get(name)!r} (now {now.get(name)!r})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
     if differing:
         raise ValueError(f"out: {path} is of a run with {', '.join(differing)}; give the same, or another folder")

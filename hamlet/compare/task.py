@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from hamlet.models import Model
 from hamlet.retrieval.datasets import load_benchmark
+from hamlet.retrieval.datasets.benchmark import Benchmark
 from hamlet.retrieval.evaluate import evaluate
 from hamlet.training import Recipe, TeacherCache, TrainingSet, training_set
 
@@ -27,6 +30,10 @@ class Task(Protocol):
 
     @property
     def teacher(self) -> TeacherCache | None: ...
+
+    @property
+    def test(self) -> str:
+        """What is tested on, in a word that is another for another test."""
 
     @property
     def main_setups(self) -> tuple[str, ...]:
@@ -55,7 +62,9 @@ class BenchmarkTask:
         if recipe.data.root is None:
             raise ValueError("data.root: missing, expected a folder with a subfolder of pictures for each class")
         # What is wrong with the test is found out before hours of training.
-        self.main_setups = load_benchmark(dataset, data).main_setups
+        benchmark = load_benchmark(dataset, data)
+        self.main_setups = benchmark.main_setups
+        self.test = _named(dataset, benchmark)
         self.recipe, self.dataset, self.data = recipe, dataset, data
         self.cost_size, self.progress = longest_side, progress
         self.description = f"Trained on {Path(recipe.data.root).name}, evaluated on {dataset}."
@@ -80,3 +89,9 @@ class BenchmarkTask:
         )
         metrics: Metrics = found["metrics"]
         return metrics
+
+
+def _named(dataset: str, benchmark: Benchmark) -> str:
+    parts = [*benchmark.database, *([] if benchmark.queries is None else [benchmark.queries])]
+    names = json.dumps([part.images.names for part in parts])
+    return f"{dataset} {hashlib.sha256(names.encode()).hexdigest()[:16]}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hamlet.compare.plan import method_settings
+from hamlet.compare.plan import method_recipe
 from hamlet.compare.run import machine, measure_run, run_folder
 from hamlet.demo.data import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from hamlet.demo.evaluation import DISTRACTOR_EVERY
@@ -82,5 +82,5 @@ def demo_recipes(steps: int | None = None, seed: int = 0) -> dict[str, Recipe]:
     if steps is not None:
         usual = load_recipe("demo")
         chosen += [f"steps={steps}", f"optimizer.warmup={usual.optimizer.warmup * steps // usual.steps}"]
-    baseline = [*method_settings("gem"), "model.name=gem_resnet18"]
-    return {"HAMLET": load_recipe("demo", chosen), "GeM": load_recipe("demo", [*chosen, *baseline])}
+    baseline = method_recipe("demo", [*chosen, "model.name=gem_resnet18"], "gem")
+    return {"HAMLET": load_recipe("demo", chosen), "GeM": baseline}

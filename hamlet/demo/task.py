@@ -32,6 +32,7 @@ class DemoTask:
     main_setups = ("all",)
 
     def __init__(self, recipe: Recipe) -> None:
+        self.test = f"demo, seed {recipe.seed}"
         self.cost_size = recipe.image_size
         self.trained_on = instances(list(TRAIN_PHOTOGRAPHS))
         self.training = Views(self.trained_on, recipe.augment, recipe.image_size)

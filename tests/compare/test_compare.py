@@ -28,6 +28,7 @@ class Toy:
     cost_size = 64
     main_setups = ("hard",)
     teacher = None
+    test = "noise"
 
     class Noise:
         labels = (0, 0, 1, 1)
@@ -55,8 +56,9 @@ def recipes(*overrides: str, models: tuple[str, ...] = ("hamlet", "gem", "spca")
     return comparison_recipes("folder", [*SHORT, *overrides], models=models, backbones=SMALL, seeds=seeds)
 
 
-def test_all_methods_differ_from_the_recipe_in_what_is_their_own_alone() -> None:
-    found = comparison_recipes("demo", models=list(FAMILIES), backbones=["resnet18", "mobilenetv3_large"], seeds=3)
+@pytest.mark.parametrize("recipe", ["demo", "folder", "landmarks"])
+def test_all_methods_differ_from_the_recipe_in_what_is_their_own_alone(recipe: str) -> None:
+    found = comparison_recipes(recipe, models=list(FAMILIES), backbones=["resnet18", "mobilenetv3_large"], seeds=3)
     assert len({(each.model.name, each.seed) for each in found}) == len(found) == len(FAMILIES) * 2 * 3
     first = found[0]
     for each in found:
@@ -68,8 +70,10 @@ def test_all_methods_differ_from_the_recipe_in_what_is_their_own_alone() -> None
         else:
             assert (each.loss.scale, each.loss.margin) == (first.loss.scale, first.loss.margin)
         if not each.model.name.startswith("hamlet"):
-            assert len(each.stages) == 1
-            assert each.stages[0].distillation == each.stages[0].hierarchy == each.stages[0].budget == 0
+            seen = [(stage.until, stage.image_size, stage.samples_per_class) for stage in each.stages]
+            assert seen == [(stage.until, stage.image_size, stage.samples_per_class) for stage in first.stages]
+            for stage in each.stages:
+                assert stage.distillation == stage.consistency == stage.hierarchy == stage.coarse == stage.budget == 0
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,9 @@ def test_a_stopped_comparison_goes_on_and_does_nothing_twice(
     assert len(task.measured) == 6
     with pytest.raises(ValueError, match=r"steps=2 \(now 3\)"):
         compare(task, recipes("steps=3"), tmp_path, progress=False)
+    task.test = "other noise"
+    with pytest.raises(ValueError, match=r"test='noise' \(now 'other noise'\)"):
+        compare(task, recipes(), tmp_path, progress=False)
 
 
 def test_command_compares_on_a_folder(tmp_path: Path) -> None:
