@@ -6,7 +6,6 @@
 #include "parallel.h"
 #include "scratch.h"
 #include "stencil.h"
-#include "streaming.h"
 
 namespace hamlet::HAMLET_ISA {
 
@@ -126,16 +125,10 @@ S* plane_of(const View& image, const Strip& strip, int64_t plane) {
 template <class T, class S, int K>
 inline void correlate(const Columns<T>& walk, const Strip& strip, int64_t plane, const View& from, const View& to,
                       const Vector<T>* filters, T bias) {
-    static thread_local Buffer<S> room;
-    const bool streamed = is_streamed(to);
-    const int64_t pixels = to.size[2] * to.size[3], next = from.stride[1];
-    const S* const source = plane_of<const S>(from, strip, plane);
-    S* const target = plane_of<S>(to, strip, plane);
-    S* const made = streamed ? lined_up(room.room(pixels + HAMLET_VECTOR_BYTES / sizeof(S)), target) : target;
-    correlate_plane<T, S, K>(walk, walk.body.size(), source, made, streamed ? 0 : next, filters + plane * K * K,
-                             broadcast(bias));
-    walk.clear_below(made);
-    if (streamed) stream(made, target, pixels, source + next);
+    S* target = plane_of<S>(to, strip, plane);
+    correlate_plane<T, S, K>(walk, walk.body.size(), plane_of<const S>(from, strip, plane), target, from.stride[1],
+                             filters + plane * K * K, broadcast(bias));
+    walk.clear_below(target);
 }
 
 }  // namespace hamlet::HAMLET_ISA

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
@@ -134,25 +133,6 @@ def test_nothing_is_written_beside_the_results(dtype, last, fenced):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_channels_last_of_any_width(channels, kernel, stride):
     check_channels_last(channels, 1, 1, kernel, stride)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_outgrows_the_caches_is_the_same_as_sample_by_sample(dtype):
-    # Planes of an odd number of pixels, so that none but the first begins at a cache line.
-    cache = max(os.sysconf("SC_LEVEL3_CACHE_SIZE") if "SC_LEVEL3_CACHE_SIZE" in os.sysconf_names else 0, 8 << 20)
-    if cache > 64 << 20:
-        pytest.skip(f"images that outgrow a cache of {cache >> 20} MiB take too long")
-    samples, channels, side = 3, 7, 71
-    channels *= 1 + cache // (2 * samples * channels * side**2 * dtype.itemsize)
-    images, filters = torch.randn(samples, channels, side, side), torch.randn(samples, channels, 1, 3, 3)
-    images, filters = images.to(dtype).requires_grad_(), filters.to(dtype)
-
-    def call(one):
-        return dynamic_conv2d(images[one], filters[one], dilation=2, groups=channels)
-
-    whole, alone = call(slice(None)), torch.cat([call(slice(i, i + 1)) for i in range(samples)])
-    assert torch.equal(whole, alone)
-    assert torch.equal(*(torch.autograd.grad(out.float().sum(), images)[0] for out in (whole, alone)))
 
 
 @pytest.mark.parametrize(("groups", "inputs", "outputs"), [(3, 5, 4), (2, 8, 8), (7, 3, 2), (1, 17, 20)])
