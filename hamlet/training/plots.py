@@ -27,7 +27,8 @@ def plot_run(out: Path) -> None:
     steps = [record["step"] for record in history]
     figure = Figure(figsize=(10, 11), layout="constrained")
     losses, pace, drawn, seconds = figure.subplots(4, 1, height_ratios=(3, 2, 3, 3))
-    for name in (name for name in history[0] if name.startswith("loss")):
+    # Each stage has the losses that it weighs.
+    for name in dict.fromkeys(name for record in history for name in record if name.startswith("loss")):
         losses.plot(*_columns(steps, [record.get(name, np.nan) for record in history]), label=name)
     losses.set(ylabel="loss", yscale="symlog")
     losses.legend(fontsize=7, ncols=4)
