@@ -16,7 +16,7 @@ def roofline(comparisons: list[Comparison]) -> Figure | None:
     shown = [
         found
         for found in comparisons
-        if found.operations and found.bytes and found.limit and found.best and "1 thread" not in found.group
+        if found.operations and found.bytes and found.limit and found.hamlet and "1 thread" not in found.group
     ]
     if not shown:
         return None
@@ -38,7 +38,7 @@ def roofline(comparisons: list[Comparison]) -> Figure | None:
     for (family, marker), colour in zip(families.items(), (OURS, *COLOURS), strict=False):
         cases = [found for found in shown if _family(found.group, families) == family]
         if cases:
-            speeds = [found.operations / found.best.median / 1e9 for found in cases if found.best]
+            speeds = [found.operations / found.hamlet.median / 1e9 for found in cases if found.hamlet]
             places = [intensity[found.name] for found in cases]
             axes.scatter(places, speeds, s=26, marker=marker, color=colour, label=f"HAMLET, {family}")
     axes.set(xscale="log", yscale="log", xlim=(low, high))
