@@ -31,7 +31,11 @@ def adaptive(comparisons: list[Comparison]) -> Figure | None:
             if len(points) < 2:
                 continue
             whole = points[-1][1] / points[-1][0]
-            colour, width = (OURS, 2.2) if name == "HAMLET (native)" else (COLOURS[number % len(COLOURS)], 1.2)
+            colour, width = (
+                (OURS, 2.2)
+                if cases[0].hamlet and name == cases[0].hamlet.name
+                else (COLOURS[number % len(COLOURS)], 1.2)
+            )
             axes.plot([100 * x for x, _ in points], [100 * y / whole for _, y in points], "o-", markersize=4,
                       color=colour, linewidth=width, label=name)  # fmt: skip
         axes.set(xlim=(0, 105), xlabel="pairs of the largest window that are left, %")
