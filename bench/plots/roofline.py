@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from bench.comparison import COPY, PEAK, Comparison
 from bench.plots.style import COLOURS, LIMIT, OURS, THEIRS, plain_numbers
 
-
 SAME = 1.15
 """So near to one another two roofs are drawn as one."""
 FAMILIES = {
