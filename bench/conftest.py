@@ -23,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="measure at full size, compiled peers included; without it bench/ is a quick check that everything runs",
     )
+    parser.addoption("--scale", type=int, metavar="N", help="descriptors in the cases of retrieval, up to millions")
     parser.addoption("--tables", type=Path, metavar="FILE", help="write the tables of --benchmark to FILE too")
 
 

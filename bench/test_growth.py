@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from bench.measure import attention, pyramid
-from bench.peers.attention import PEERS, Case
+from bench.peers.attention import PEERS, STRONGEST, Case
 
 SIDES = (7, 14, 28, 56, 112)
 BATCHES = (1, 4, 16, 64)
+WITH_BACKWARD = "{}, forward + backward"
 HEADS = (1, 4, 16)
 LEVELS = (1, 2, 3, 4)
 FINEST = 56
@@ -18,6 +19,20 @@ FINEST = 56
 def test_image_side(side, sized, judged, benchmark, effort):
     case = sized(Case(side, side, 3.0, batch=1))
     judged(attention.measure(benchmark, "growth with the grid's side", case, effort, peers=PEERS, at={"side": side}))
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_image_side_with_backward(side, sized, judged, benchmark, effort):
+    case = sized(Case(side, side, 3.0, batch=1))
+    group, at = WITH_BACKWARD.format("growth with the grid's side"), {WITH_BACKWARD.format("side"): side}
+    judged(attention.measure(benchmark, group, case, effort, peers=STRONGEST, backward=True, at=at))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_batch_with_backward(batch, sized, judged, benchmark, effort):
+    case = sized(Case(28, 14, 3.0, batch=batch))
+    group, at = WITH_BACKWARD.format("growth with the batch"), {WITH_BACKWARD.format("batch"): batch}
+    judged(attention.measure(benchmark, group, case, effort, peers=STRONGEST, backward=True, at=at))
 
 
 @pytest.mark.parametrize("batch", BATCHES)
