@@ -98,6 +98,7 @@ class Comparison:
         items: how many of what is done, such as {"images": 32}: its speed is so many a second.
         at: where the case lies on a curve, such as {"pairs": 0.25} of the adaptive one.
         limits: names of the yardsticks that it cannot be faster than; the slowest of them is its limit.
+        note: what else was found, which differs from run to run and so is no part of the name.
         dtype: of the first result.
         spread: p80 / p20 of the peak's time in the same rounds: how steady the machine was.
     """
@@ -111,6 +112,7 @@ class Comparison:
     outcomes: list[Outcome] = field(default_factory=list)
     yardsticks: list[Outcome] = field(default_factory=list)
     limits: Sequence[str] = LIMITS
+    note: str = ""
     dtype: str = ""
     spread: float | None = None
 
@@ -181,6 +183,7 @@ class Comparison:
             "operations": self.operations,
             "bytes": self.bytes,
             "limits": list(self.limits),
+            "note": self.note,
             "dtype": self.dtype,
             "spread": self.spread,
             "hamlet": hamlet and hamlet.name,
@@ -193,7 +196,7 @@ class Comparison:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Comparison:
-        kept = ("group", "title", "operations", "bytes", "items", "at", "limits", "dtype", "spread")
+        kept = ("group", "title", "operations", "bytes", "items", "at", "limits", "note", "dtype", "spread")
         return cls(
             **{name: plain[name] for name in kept},
             outcomes=[Outcome.from_plain(*item) for item in plain["contenders"].items()],

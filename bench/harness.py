@@ -70,7 +70,8 @@ def compare(
                     outcome.memory, warm[name] = _weigh(run, SLOW * next(iter(warm.values()), float("inf")))
                     runs[name] = run
         except Exception as error:
-            outcome.problem = " ".join(f"{type(error).__name__}: {error}".split())[:PROBLEM]
+            first = _first(error)
+            outcome.problem = " ".join(f"{type(first).__name__}: {first}".split())[:PROBLEM]
         found = None
     del right
     benchmark.group = comparison.group
@@ -80,6 +81,13 @@ def compare(
         benchmark.pedantic(lambda: None)
     benchmark.extra_info.update(comparison.plain())
     return comparison
+
+
+def _first(error: BaseException) -> BaseException:
+    """The contender's own error, where PyTorch's compiler says only that it met one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _wrong(found: list[Tensor], right: list[Tensor], tolerance: float) -> str | None:

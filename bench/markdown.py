@@ -110,4 +110,5 @@ def _case(comparison: Comparison) -> list[str]:
         rounds = str(outcome.rounds) if outcome.measured else ""
         body.append([name, *table.cells(comparison, outcome), rounds, outcome.problem or outcome.remark])
     headings = ["contender", *table.headings(comparison), "rounds", "remark"]
-    return ["", f"### {comparison.name} ({table.verdict(comparison)})", "", *rows(headings, body)]
+    said = [comparison.note, ""] if comparison.note else []
+    return ["", f"### {comparison.name} ({table.verdict(comparison)})", "", *said, *rows(headings, body)]

@@ -79,7 +79,7 @@ def _others(comparison: Comparison) -> dict[str, float]:
 
 def _table(comparison: Comparison) -> Table:
     problems = "\n".join(f"{found.name}: {found.problem}" for found in comparison.outcomes if found.problem)
-    title = Text(f"{comparison.name} ({verdict(comparison)})")
+    title = Text("\n".join(filter(None, [f"{comparison.name} ({verdict(comparison)})", comparison.note])))
     table = Table(
         title=title, title_justify="left", caption=Text(problems), caption_justify="left", width=WIDTH, padding=(0, 1)
     )

@@ -162,7 +162,8 @@ def test_whitening(isotropic, judged, benchmark, effort):
             benchmark,
             Comparison(
                 "descriptors, PCA whitening",
-                f"{isotropic}, mapped; HAMLET allocates {own_memory(ours) / 2**20:.0f} MiB of its own",
+                f"{isotropic}, mapped",
+                note=_allocated(ours),
                 operations=4.0 * isotropic.rows.size * isotropic.dim,
                 bytes=3.0 * isotropic.rows.nbytes,
                 items={"descriptors": isotropic.count},
@@ -214,14 +215,18 @@ def test_ranking(isotropic, judged, benchmark, effort):
 def _search(group, collection, ours, queries=None):
     """The comparison of what scans all descriptors for each query."""
     queries = queries or collection.queries
-    own = f"; HAMLET allocates {own_memory(ours) / 2**20:.0f} MiB of its own" if ours else ""
     return Comparison(
         group,
-        f"{queries} queries of {collection}, mapped{own}",
+        f"{queries} queries of {collection}, mapped",
+        note=_allocated(ours) if ours else "",
         operations=2.0 * queries * collection.rows.size,
         bytes=float(collection.rows.nbytes),
         items={"queries": queries},
     )
+
+
+def _allocated(ours):
+    return f"HAMLET allocates {own_memory(ours) / 2**20:.0f} MiB of its own, beside the mapped files."
 
 
 def _compared(benchmark, comparison, contenders, right, effort):
@@ -336,8 +341,9 @@ def test_approximate_index(name, clusters, full, isotropic, clustered, tmp_path,
     recall = " / ".join(f"{found[at]:.3f}" for at in found)
     comparison = Comparison(
         f"index, approximate search for {k}",
-        f"{factory}, {collection.queries} queries of {collection}; built in {built:.1f} s, "
-        f"{path.stat().st_size / 2**20:.0f} MiB, recall@{'/'.join(map(str, found))} {recall}",
+        f"{factory}, {collection.queries} queries of {collection}",
+        note=f"Built in {built:.1f} s, {path.stat().st_size / 2**20:.0f} MiB; "
+        f"recall@{'/'.join(map(str, found))} {recall}.",
         operations=search_operations(bare, collection.asked, k),
         bytes=float(bare.ntotal * faiss.extract_index_ivf(bare).code_size),
         items={"queries": collection.queries},

@@ -54,11 +54,12 @@ def _pairs(comparison: Comparison) -> float:
     return comparison.at["pairs"]
 
 
-def growth(comparisons: list[Comparison]) -> Figure | None:
-    """Time above and peak memory below, by the grid's side, the batch, the heads and the levels."""
+def growth(comparisons: list[Comparison], way: str) -> Figure | None:
+    """Of one way: time above and peak memory below, by the grid's side, the batch, the heads and the levels."""
     axis_names = {"side": "side of the grid, pixels", "batch": "images a batch", "heads": "heads", "levels": "levels"}
+    cases = [case for case in comparisons if grows(case) and case.group.endswith(f", {way}")]
     curves = {
-        name: sorted((c for c in comparisons if grows(c) and name in c.at), key=lambda c, name=name: c.at[name])
+        name: sorted((case for case in cases if name in case.at), key=lambda case, name=name: case.at[name])
         for name in axis_names
     }
     curves = {name: cases for name, cases in curves.items() if len(cases) > 1}
