@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="measure at full size, compiled peers included; without it bench/ is a quick check that everything runs",
     )
+    parser.addoption("--scale", type=int, metavar="N", help="descriptors in the cases of retrieval, up to millions")
     parser.addoption("--tables", type=Path, metavar="FILE", help="write the tables of --benchmark to FILE too")
 
 
@@ -32,11 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.benchmark(timer=clock.now))
-            # Uncompiled is how it is meant to run without --benchmark.
-            item.add_marker(pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"))
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    if ours and (backend := os.environ.get("HAMLET_BACKEND")):
+        raise pytest.UsageError(
+            f"HAMLET_BACKEND={backend} is set: bench/ measures what a user gets without it; unset it"
+        )
+    for item in ours:
+        item.add_marker(pytest.mark.benchmark(timer=clock.now))
+        # Uncompiled is how it is meant to run without --benchmark.
+        item.add_marker(pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -75,6 +81,13 @@ def stance(full: bool) -> Iterator[None]:
     if full:
         torch.compiler.reset()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def ieee() -> Iterator[None]:
+    """float32 is float32 for everybody: PyTorch's own default lets cuDNN round the factors of convolutions to tf32."""
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
 
 
 @pytest.fixture

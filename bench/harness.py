@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -11,31 +10,18 @@ import torch
 from torch import Tensor
 
 from bench import memory
-from bench.clock import seconds
-from bench.comparison import Comparison, Outcome
+from bench import yardsticks as measured
+from bench.clock import Measure, seconds
+from bench.comparison import PEAK, Comparison, Outcome
+from bench.rounds import SLOW, Effort, interleave
 from bench.runs import Run
 
-Measure = Callable[[], float]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Relative error of a whole tensor that is still right."""
 PROBLEM = 300
 """Characters of an error that are kept."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure: HAMLET at most ``rounds`` rounds and at least ``least``, as many as ``seconds`` allow.
-
-    Any other contender takes part in as many of these as ``seconds`` allow, at least one, spread evenly over them.
-    """
-
-    rounds: int
-    seconds: float
-    least: int = 5
-
-    def of(self, once: float, least: int = 1) -> int:
-        return max(min(least, self.rounds), min(self.rounds, int(self.seconds / max(once, 1e-9))))
-
+PROBE = 1e9
+"""Operations of the peak that is timed where a case has no such yardstick, to tell whether the machine was steady."""
 
 QUICK = Effort(rounds=1, seconds=0.0)
 FULL = Effort(rounds=25, seconds=1.0)
@@ -56,9 +42,8 @@ def compare(
 ) -> Comparison:
     """Check every contender's numbers, then time those that are right.
 
-    pytest-benchmark times the first contender, HAMLET as a user gets it; every other one is timed in its ``setup``,
-    which it calls before each round, so that one disturbance of the machine meets all of them alike. Theirs go into the
-    JSON as ``extra_info``.
+    pytest-benchmark's own figures are those of the first contender that is right, HAMLET as a user gets it unless that
+    fails; everybody's go into the JSON as ``extra_info``. Where nobody is right the case is in the JSON all the same.
 
     Args:
         contenders: each makes what it needs and returns what is timed, which returns the tensors to check.
@@ -76,22 +61,33 @@ def compare(
         try:
             with memory.limited():
                 run = make()
-                problem = _wrong(run(), other_functions[name]() if name in other_functions else right, tolerance)
-                if problem is None:
-                    outcome.memory, warm[name] = _weigh(run)
+                found = run()
+                outcome.problem = _wrong(
+                    found, other_functions[name]() if name in other_functions else right, tolerance
+                )
+                if outcome.problem is None:
+                    comparison.dtype = comparison.dtype or str(found[0].dtype).removeprefix("torch.")
+                    outcome.memory, warm[name] = _weigh(run, SLOW * next(iter(warm.values()), float("inf")))
+                    runs[name] = run
         except Exception as error:
-            problem = " ".join(f"{type(error).__name__}: {error}".split())[:PROBLEM]
-        if problem is None:
-            runs[name] = run
-        else:
-            outcome.problem = problem
+            first = _first(error)
+            outcome.problem = " ".join(f"{type(first).__name__}: {first}".split())[:PROBLEM]
+        found = None
     del right
-    first, *others = contenders
-    if first in runs:
-        _interleave(benchmark, comparison, first, {name: runs[name] for name in (first, *others) if name in runs},
-                    warm, effort, yardsticks)  # fmt: skip
+    benchmark.group = comparison.group
+    if runs:
+        _time(benchmark, comparison, runs, effort.shares({name: warm[name] for name in runs}), yardsticks)
+    else:
+        benchmark.pedantic(lambda: None)
     benchmark.extra_info.update(comparison.plain())
     return comparison
+
+
+def _first(error: BaseException) -> BaseException:
+    """The contender's own error, where PyTorch's compiler says only that it met one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _wrong(found: list[Tensor], right: list[Tensor], tolerance: float) -> str | None:
@@ -106,41 +102,34 @@ def _relative_error(got: Tensor, want: Tensor) -> float:
     return float(error) if error == error else float("inf")
 
 
-def _weigh(run: Run) -> tuple[int | None, float]:
-    """Peak memory and seconds of the second run, the first that has nothing left to prepare."""
+def _weigh(run: Run, patience: float) -> tuple[int | None, float]:
+    """Peak memory of the second run, the first that has nothing left to prepare, and its seconds.
+
+    Or the third's, if that takes less and the second took no longer than ``patience``.
+    """
     took: list[float] = []
     found = memory.peak(lambda: took.append(seconds(run)))
+    if took[0] <= patience:
+        took.append(seconds(run))
     # A graph's replay allocates nothing: its memory is that of the run that it holds.
     as_written = getattr(run, "as_written", None)
-    return (memory.peak(as_written) if as_written else found), took[0]
+    return (memory.peak(as_written) if as_written else found), min(took)
 
 
-def _interleave(
+def _time(
     benchmark: Any,
     comparison: Comparison,
-    first: str,
     runs: Mapping[str, Run],
-    warm: Mapping[str, float],
-    effort: Effort,
+    shares: Mapping[str, int],
     yardsticks: Mapping[str, Measure],
 ) -> None:
-    rounds = effort.of(warm[first], effort.least)
-    shares = {name: min(rounds, effort.of(warm[name])) for name in runs if name != first}
-    timed = {outcome.name: outcome for outcome in comparison.outcomes}
-    measured = [Outcome(name) for name in yardsticks]
-    done = 0
-
-    def time_others() -> None:
-        nonlocal done
-        for name, share in shares.items():
-            if (done + 1) * share // rounds > done * share // rounds:
-                timed[name].seconds.append(seconds(runs[name]))
-        for yardstick in measured:
-            yardstick.seconds.append(yardsticks[yardstick.name]())
-        done += 1
-
-    benchmark.group = comparison.group
-    benchmark.pedantic(runs[first], setup=time_others, rounds=rounds)
-    comparison.yardsticks = measured
-    if benchmark.stats is not None:  # None with --benchmark-disable, which checks and times nothing
-        timed[first].seconds = list(benchmark.stats.stats.data)
+    """Fill in the seconds of every outcome and yardstick, and how steady the machine was meanwhile."""
+    taken = interleave(benchmark, runs, shares, {PEAK: measured.peak(PROBE), **yardsticks})
+    for outcome in comparison.outcomes:
+        outcome.seconds = taken.get(outcome.name, [])
+        once = outcome.rounds == 1 < max(shares.values())
+        outcome.remark = ", ".join(filter(None, ["1 round" * once, getattr(runs.get(outcome.name), "remark", "")]))
+    comparison.yardsticks = [Outcome(name, taken[name]) for name in yardsticks if name in taken]
+    if taken:
+        steady = Outcome(PEAK, taken[PEAK])
+        comparison.spread = steady.p80 / steady.p20 if steady.p20 else None

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from bench import table
 from bench.comparison import Comparison
-from bench.results import Results, reason
+from bench.reasons import reason
+from bench.results import Results
 
 SUMMARY = (
     "case", "HAMLET ms", "p20 to p80", "strongest peer", "its ms", "ratio", "GFLOP/s", "GB/s", "% limit", "MiB",
@@ -44,12 +45,8 @@ def page(results: Results, plots: Iterable[str]) -> str:
 
 
 def losses(results: Results) -> list[str]:
-    """A line for each case that a peer wins, with the reason."""
-    return [
-        f"- {lost.name}: {lost.ratio:.2f} of {lost.strongest_peer.name}'s speed. {reason(lost)}"
-        for lost in results.losses
-        if lost.strongest_peer is not None
-    ]
+    """A line for each case that a peer, or another way of HAMLET's own, does in less time, with the reason."""
+    return [f"- {loss.case}: {loss.ratio:.2f} of the speed of {loss.winner}. {reason(loss)}" for loss in results.losses]
 
 
 def rows(headings: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
@@ -74,21 +71,23 @@ def _group(name: str, comparisons: list[Comparison]) -> list[str]:
 
 
 def _summary(comparison: Comparison) -> list[str]:
-    best, peer, limit = comparison.best, comparison.strongest_peer, comparison.limit
-    if best is None:
-        return [comparison.title, comparison.outcomes[0].problem or "", *[""] * (len(SUMMARY) - 2)]
-    speeds = [comparison.operations / best.median / 1e9, comparison.bytes / best.median / 1e9]
+    hamlet, peer, limit = comparison.hamlet, comparison.strongest_peer, comparison.limit
+    title = f"{comparison.title} (noisy)" if comparison.noisy else comparison.title
+    theirs = [peer.name, milliseconds(peer.median)] if peer else ["", ""]
+    their_memory = _mebibytes(peer.memory) if peer else ""
+    if hamlet is None:
+        return [title, "failed", "", *theirs, _ratio(comparison), "", "", "", "", their_memory]
+    speeds = [comparison.operations / hamlet.median / 1e9, comparison.bytes / hamlet.median / 1e9]
     return [
-        comparison.title,
-        milliseconds(best.median),
-        f"{milliseconds(best.p20)} to {milliseconds(best.p80)}",
-        peer.name if peer else "",
-        milliseconds(peer.median) if peer else "",
+        title,
+        milliseconds(hamlet.median),
+        f"{milliseconds(hamlet.p20)} to {milliseconds(hamlet.p80)}",
+        *theirs,
         _ratio(comparison),
         *(f"{speed:.1f}" if speed else "" for speed in speeds),
-        f"{100 * limit / best.median:.0f}" if limit else "",
-        _mebibytes(best.memory),
-        _mebibytes(peer.memory) if peer else "",
+        f"{100 * limit / hamlet.median:.0f}" if limit else "",
+        _mebibytes(hamlet.memory),
+        their_memory,
     ]
 
 
@@ -109,6 +108,7 @@ def _case(comparison: Comparison) -> list[str]:
         name = f"**{outcome.name}**" if outcome is comparison.fastest else outcome.name
         name = f"*{name}* (yardstick)" if outcome in comparison.yardsticks else name
         rounds = str(outcome.rounds) if outcome.measured else ""
-        body.append([name, *table.cells(comparison, outcome), rounds, outcome.problem or ""])
-    headings = ["contender", *table.headings(comparison), "rounds", "why not"]
-    return ["", f"### {comparison.name} ({table.verdict(comparison)})", "", *rows(headings, body)]
+        body.append([name, *table.cells(comparison, outcome), rounds, outcome.problem or outcome.remark])
+    headings = ["contender", *table.headings(comparison), "rounds", "remark"]
+    said = [comparison.note, ""] if comparison.note else []
+    return ["", f"### {comparison.name} ({table.verdict(comparison)})", "", *said, *rows(headings, body)]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from bench import results
 from bench.comparison import Comparison
 from bench.markdown import by_group, losses, milliseconds, rows
+from bench.reasons import stale, unexplained
 from bench.results import RUN, Results
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- bench: what follows is written by `python -m bench.report --readme` -->"
 END = "<!-- bench: end -->"
 PICTURE = "speedups-attention"
+SPAN = ("", "cases", "least", "median", "most", "lost", "failed", "share of the limit")
 
 
 def section(runs: list[Results]) -> str:
@@ -32,27 +33,29 @@ def replaced(text: str, runs: list[Results]) -> str:
     return f"{before}{BEGIN}\n{section(runs)}\n{END}{after}"
 
 
-def without_reason(runs: list[Results]) -> list[str]:
-    """The committed cases that HAMLET loses and that nobody has explained."""
-    return [lost.name for run in runs for lost in run.losses if results.reason(lost) == results.NO_REASON]
+def check_reasons(runs: list[Results]) -> None:
+    """ValueError where a committed run has a loss that no reason covers, or a reason names no case of any run."""
+    if missing := [loss for run in runs for loss in unexplained(run.losses)]:
+        raise ValueError("bench/reasons.yaml: expected a reason for each loss, and has none for " + "; ".join(missing))
+    if runs and (left := stale(found.name for run in runs for found in run.comparisons)):
+        raise ValueError("bench/reasons.yaml: expected a case of a kept run, and there is none for " + "; ".join(left))
 
 
 def _device(run: Results) -> str:
     folder = f"bench/results/{run.name}"
-    compared = [comparison for comparison in run.comparisons if comparison.ratio is not None]
     parts = [
         f"On {run.line} ([every table and plot]({folder}/tables.md), [raw]({folder}/{RUN})): how many times less time "
         "than the strongest peer of each case HAMLET takes, and which share of the machine's own limit it reaches.",
-        "\n".join(rows(("", "cases", "least", "median", "most", "lost", "share of the limit"), _spans(compared))),
+        "\n".join(rows(SPAN, _spans(run.comparisons))),
         f"![Every case of attention against its strongest peer]({folder}/{PICTURE}.png)",
     ]
     if alone := [comparison for comparison in run.comparisons if "backbone alone" in _yardsticks(comparison)]:
         headings = ("the whole model", "ms", "images/s", "backbone alone, ms", "MiB")
         parts.append("\n".join(rows(headings, map(_model, alone))))
-    lost = losses(run)
-    parts.append(
-        "\n".join([f"HAMLET loses {len(lost)} of {len(compared)} cases{':' if lost else '.'}", "", *lost]).strip()
-    )
+    lost = [found for found in run.comparisons if found.losses]
+    count = f"Of {len(run.comparisons)} cases HAMLET loses {len(lost)}; failed: {_failed(run.comparisons)}"
+    noisy = f"; disturbed while they were timed: {len(run.noisy)}" if run.noisy else ""
+    parts.append("\n".join([f"{count}{noisy}{':' if lost else '.'}", "", *losses(run)]).strip())
     return "\n\n".join(parts)
 
 
@@ -65,14 +68,20 @@ def _spans(comparisons: list[Comparison]) -> list[list[str]]:
 
 def _span(name: str, found: list[Comparison]) -> list[str]:
     ratios = [comparison.ratio for comparison in found if comparison.ratio is not None]
-    shares = [comparison.limit / comparison.best.median for comparison in found if comparison.limit and comparison.best]
+    shares = [case.limit / case.hamlet.median for case in found if case.limit and case.hamlet]
+    spread = (min(ratios), statistics.median(ratios), max(ratios)) if ratios else ()
     return [
         name,
-        str(len(ratios)),
-        *(f"{value:.2f}" for value in (min(ratios), statistics.median(ratios), max(ratios))),
-        str(sum(ratio < 1 for ratio in ratios)),
+        str(len(found)),
+        *([f"{value:.2f}" for value in spread] or [""] * 3),
+        str(sum(bool(comparison.losses) for comparison in found)),
+        str(_failed(found)),
         f"{min(shares):.0%} to {max(shares):.0%}" if shares else "",
     ]
+
+
+def _failed(comparisons: list[Comparison]) -> int:
+    return sum(comparison.failed for comparison in comparisons)
 
 
 def _yardsticks(comparison: Comparison) -> dict[str, float]:
@@ -80,12 +89,11 @@ def _yardsticks(comparison: Comparison) -> dict[str, float]:
 
 
 def _model(comparison: Comparison) -> list[str]:
-    best = comparison.best
-    assert best is not None
+    name, alone = comparison.name.removeprefix("model, "), milliseconds(_yardsticks(comparison)["backbone alone"])
+    hamlet = comparison.hamlet
+    if hamlet is None:
+        return [name, "failed", "", alone, ""]
+    speed, memory = comparison.items["images"] / hamlet.median, hamlet.memory
     return [
-        comparison.name.removeprefix("model, "),
-        milliseconds(best.median),
-        f"{comparison.items['images'] / best.median:.1f}",
-        milliseconds(_yardsticks(comparison)["backbone alone"]),
-        "" if best.memory is None else f"{best.memory / 2**20:.0f}",
-    ]
+        name, milliseconds(hamlet.median), f"{speed:.1f}", alone, "" if memory is None else f"{memory / 2**20:.0f}",
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bench import plots, readme
+from bench.comparison import STEADY
 from bench.markdown import page
 from bench.results import KEPT, RUN, Results, kept, read, write
 from hamlet.files import replacing
@@ -39,6 +41,7 @@ def main(
                 typer.echo(folder / "tables.md")
             if keep:
                 write(results, KEPT / results.name / RUN)
+            _tell_noisy(results, files)
         if update_readme:
             _write_readme()
     except ValueError as error:
@@ -54,10 +57,22 @@ def report(results: Results, folder: Path) -> None:
         file.write(page(results, drawn).encode())
 
 
+def _tell_noisy(results: Results, files: list[Path]) -> None:
+    """Say on stderr which cases to time again, and how."""
+    if results.noisy:
+        again = files[-1].with_name("again.json")
+        cases = shlex.join(results.noisy)
+        typer.echo(
+            f"noisy: {len(results.noisy)} cases, in which the machine's peak varied by more than {STEADY}. Again:\n"
+            f"pytest --benchmark --benchmark-json={shlex.quote(str(again))} {cases}\n"
+            f"python -m bench.report {shlex.join(map(str, [*files, again]))}",
+            err=True,
+        )
+
+
 def _write_readme() -> None:
     runs = kept()
-    if missing := readme.without_reason(runs):
-        raise ValueError("bench/reasons.yaml: expected a reason for each loss, and has none for " + "; ".join(missing))
+    readme.check_reasons(runs)
     text = readme.replaced(readme.README.read_text(encoding="utf-8"), runs)
     with replacing(readme.README) as file:
         file.write(text.encode())

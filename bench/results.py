@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench import machine
-from bench.comparison import Comparison
+from bench.comparison import Comparison, Loss
 from hamlet.files import replacing
 
 KEPT = Path(__file__).parent / "results"
 """Committed runs, a folder each, named by date and device."""
 RUN = "run.json"
-REASONS = Path(__file__).parent / "reasons.yaml"
-NO_REASON = "no reason given yet"
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,14 @@ class Results:
         return f"{self.date}-{self.machine['kind']}-{device}"
 
     @property
-    def losses(self) -> list[Comparison]:
-        lost = [found for found in self.comparisons if found.ratio is not None and found.ratio < 1]
-        return sorted(lost, key=lambda found: found.ratio or 0)
+    def losses(self) -> list[Loss]:
+        return sorted((loss for found in self.comparisons for loss in found.losses), key=lambda loss: loss.ratio)
+
+    @property
+    def noisy(self) -> list[str]:
+        """What pytest calls the cases that something else disturbed."""
+        cases = zip(self.plain["benchmarks"], self.comparisons, strict=True)
+        return [case["fullname"] for case, found in cases if found.noisy]
 
 
 def read(*paths: Path) -> Results:
@@ -86,13 +87,6 @@ def write(results: Results, path: Path) -> None:
     """In pytest-benchmark's own form, so that its ``--benchmark-compare`` and ``py.test-benchmark compare`` read it."""
     with replacing(path) as file:
         file.write(json.dumps(results.plain, indent=1).encode() + b"\n")
-
-
-def reason(comparison: Comparison) -> str:
-    """Why HAMLET loses, as ``reasons.yaml`` says of the first pattern that the case's name contains."""
-    known = yaml.safe_load(REASONS.read_text(encoding="utf-8")) or []
-    found = (each["reason"] for each in known if re.search(each["case"], comparison.name))
-    return next(found, NO_REASON)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """What is timed: a function on its tensors, forward, or forward and backward.
 
 On a GPU each run is the replay of a CUDA graph, and takes the next of several copies of the inputs, enough that the
-device's cache holds none of what the run reads.
+device's cache holds none of what the run reads or writes.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from bench.clock import DEVICE
 
 Run = Callable[[], Any]
+Once = Callable[[list[Tensor]], list[Tensor]]
 WARM_UPS = 3
 MOST_COPIES = 8
 
@@ -42,17 +44,36 @@ def bytes_moved(inputs: list[Tensor], out: int, backward: bool) -> float:
     return float(3 * size + 2 * out if backward else size + out)
 
 
-def once_each(once: Callable[[list[Tensor]], list[Tensor]], tensors: list[Tensor]) -> Run:
-    if DEVICE.type == "cpu":
-        return lambda: once(tensors)
-    sets = [tensors, *([_copy(x) for x in tensors] for _ in range(copies(tensors, _cache_bytes()) - 1))]
-    replays = itertools.cycle([_captured(once, given) for given in sets])
+def once_each(once: Once, tensors: list[Tensor]) -> Run:
+    return (lambda: once(tensors)) if DEVICE.type == "cpu" else Replays(once, tensors)
 
-    def run() -> list[Tensor]:
-        return next(replays)()
 
-    run.as_written = lambda: once(tensors)
-    return run
+class Replays:
+    """The run on each copy of its inputs in turn, each a graph that has its own results.
+
+    The graphs of one contender share the memory of what they need in between, as successive runs do. ``remark`` says
+    where a graph could not hold the run, which then is launched as it is written.
+    """
+
+    def __init__(self, once: Once, tensors: list[Tensor]) -> None:
+        self.once, self.tensors = once, tensors
+        count = copies(tensors, _cache_bytes())
+        sets = [tensors, *([_copy(x) for x in tensors] for _ in range(count - 1))]
+        try:
+            pool = torch.cuda.graph_pool_handle()
+            self.turns = itertools.cycle([_captured(once, given, pool) for given in sets])
+            self.remark = ""
+        except RuntimeError:
+            torch.cuda.synchronize()
+            self.turns = itertools.cycle([functools.partial(once, given) for given in sets])
+            self.remark = "no graph"
+
+    def __call__(self) -> list[Tensor]:
+        return next(self.turns)()
+
+    def as_written(self) -> list[Tensor]:
+        """The same without a graph, whose replay allocates nothing."""
+        return self.once(self.tensors)
 
 
 def copies(tensors: list[Tensor], cache: int) -> int:
@@ -69,8 +90,7 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
-def _captured(once: Callable[[list[Tensor]], list[Tensor]], tensors: list[Tensor]) -> Run:
-    """A replay of the run, or the run as it is where a graph cannot hold it."""
+def _captured(once: Once, tensors: list[Tensor], pool: Any) -> Callable[[], list[Tensor]]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -78,11 +98,8 @@ def _captured(once: Callable[[list[Tensor]], list[Tensor]], tensors: list[Tensor
             once(tensors)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            out = once(tensors)
-    except RuntimeError:
-        return lambda: once(tensors)
+    with torch.cuda.graph(graph, pool=pool):
+        out = once(tensors)
 
     def replay() -> list[Tensor]:
         graph.replay()

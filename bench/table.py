@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.comparison import HAMLET, LIMITS, Comparison, Outcome
+from bench.comparison import HAMLET, STEADY, Comparison, Outcome
 
 WIDTH = 120
-LEGEND = (
-    "median of interleaved rounds; *: the fastest; ratio: the strongest peer's time over HAMLET's, above 1 HAMLET is\n"
-    "faster; GFLOP/s and GB/s: of the arithmetic and bytes that nobody can spare; % limit: the time that the machine\n"
-    "needs for these at best, measured in the same rounds, over the contender's; MiB: what one run adds at its peak"
+LEGEND = textwrap.fill(
+    "median of interleaved rounds; *: the fastest; ratio: the strongest peer's time over HAMLET's as a user gets it, "
+    "naming no backend: above 1 HAMLET is faster; GFLOP/s and GB/s: of the arithmetic and bytes that nobody can spare; "
+    "% limit: the time that the machine needs for these at best, measured in the same rounds, over the contender's; "
+    "MiB: what one run adds at its peak; noisy: meanwhile p80 over p20 of the machine's own peak was above "
+    f"{STEADY}",
+    WIDTH,
 )
 
 
@@ -27,12 +31,12 @@ def show(comparisons: Iterable[Comparison], machine: str, console: Console | Non
 
 
 def verdict(comparison: Comparison) -> str:
+    """Who wins and by how much, or that HAMLET failed, or that the times are not to be trusted."""
     ratio, peer = comparison.ratio, comparison.strongest_peer
-    if ratio is None or peer is None:
-        return "no ratio"
-    if ratio < 1:
-        return f"{HAMLET} loses to {peer.name}: {ratio:.2f}"
-    return f"{ratio:.2f} x {peer.name}"
+    won = [f"{ratio:.2f} x {peer.name}"] if peer and ratio is not None and ratio >= 1 else []
+    lost = [f"{HAMLET} loses to {loss.winner}: {loss.ratio:.2f}" for loss in comparison.losses]
+    said = [f"{HAMLET} failed"] * comparison.failed + won + lost
+    return "; ".join((said or ["no peer"]) + ["noisy"] * comparison.noisy)
 
 
 def headings(comparison: Comparison) -> list[str]:
@@ -68,12 +72,14 @@ def ordered(comparison: Comparison) -> list[Outcome]:
 
 
 def _others(comparison: Comparison) -> dict[str, float]:
-    return {found.name.split()[0]: found.median for found in comparison.yardsticks if found.name not in LIMITS}
+    return {
+        found.name.split()[0]: found.median for found in comparison.yardsticks if found.name not in comparison.limits
+    }
 
 
 def _table(comparison: Comparison) -> Table:
     problems = "\n".join(f"{found.name}: {found.problem}" for found in comparison.outcomes if found.problem)
-    title = Text(f"{comparison.name} ({verdict(comparison)})")
+    title = Text("\n".join(filter(None, [f"{comparison.name} ({verdict(comparison)})", comparison.note])))
     table = Table(
         title=title, title_justify="left", caption=Text(problems), caption_justify="left", width=WIDTH, padding=(0, 1)
     )
@@ -84,7 +90,9 @@ def _table(comparison: Comparison) -> Table:
     table.add_column("", ratio=1, overflow="ellipsis", no_wrap=True)
     fastest = comparison.fastest
     for outcome in ordered(comparison):
-        remark = "yardstick" if outcome in comparison.yardsticks else "" if outcome.measured else "see below"
+        remark = (
+            "yardstick" if outcome in comparison.yardsticks else outcome.remark if outcome.measured else "see below"
+        )
         mark = "*" if outcome is fastest else ""
         style = "bold" if outcome is fastest else None
         table.add_row(mark, outcome.name, *cells(comparison, outcome), remark, style=style)

@@ -16,8 +16,15 @@ GRIDS = {
     "14-on-7": Case(14, 7, 1.5),
     "28-on-56": Case(28, 56, 6.0),
     "14-on-28": Case(14, 28, 3.0),
+    "28-on-28": Case(28, 28, 6.0),
+    "7-on-14": Case(7, 14, 3.0),
+    "14-on-56": Case(14, 56, 12.0),
+    "7-on-56": Case(7, 56, 12.0),
     "56-on-28-B1": Case(56, 28, 3.0, batch=1),
+    "28-on-28-B1": Case(28, 28, 6.0, batch=1),
+    "14-on-7-B1": Case(14, 7, 1.5, batch=1),
     "28-on-14-B32": Case(28, 14, 3.0, batch=32),
+    "14-on-14-B32": Case(14, 14, 2.0, batch=32),
     "7-on-7-B32": Case(7, 7, 1.0, batch=32),
 }
 BASE = Case(56, 28, 3.0)
@@ -39,8 +46,10 @@ def test_grids(name, backward, sized, judged, benchmark, effort):
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_channels(channels, sized, judged, benchmark, effort):
-    judged(measure(benchmark, "forward, channels a head", sized(CHANNELS[channels]), effort))
+@WAYS
+def test_channels(channels, backward, sized, judged, benchmark, effort):
+    group = f"{way(backward)}, channels a head"
+    judged(measure(benchmark, group, sized(CHANNELS[channels]), effort, backward=backward))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pytorch_metric_learning.losses import ArcFaceLoss
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.clock import DEVICE, seconds
-from bench.comparison import Comparison
+from bench.comparison import PEAK, Comparison
 from bench.harness import compare
+from bench.measure.flops import count
+from bench.yardsticks import peak
 from hamlet import create_model
 from hamlet.ops import use_backend
 
@@ -31,12 +33,6 @@ def make(backbone: str) -> tuple[Any, Any]:
     """The model, and the same in float64."""
     model = create_model(f"hamlet_{backbone}").to(DEVICE)
     return model, copy.deepcopy(model).double()
-
-
-def count(run: Callable[[], Any]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
 
 
 def without_gradient(run: Callable[[], Any]) -> Callable[[], list[Tensor]]:
@@ -70,7 +66,7 @@ def test_inference(backbone, batch, full, judged, benchmark, effort):
     )
     contenders = {"HAMLET": lambda: run, "HAMLET (reference)": lambda: on_the_reference(run)}
     right = without_gradient(lambda: exact(images.double()))
-    alike = {"backbone alone": lambda: seconds(alone)}
+    alike = {PEAK: peak(comparison.operations), "backbone alone": lambda: seconds(alone)}
     judged(compare(benchmark, comparison, contenders, right, effort=effort, tolerance=TOLERANCE, yardsticks=alike))
 
 
@@ -79,18 +75,31 @@ def test_inference_of_mixed_sizes(backbone, full, judged, benchmark, effort):
     model, exact = (each.eval() for each in make(backbone))
     images = [torch.rand(3, *size, device=DEVICE) for size in (MIXED if full else SMALL)]
 
+    size = [max(sides) for sides in zip(*(image.shape[1:] for image in images), strict=True)]
+    resized = torch.stack([F.interpolate(image[None], size, mode="bilinear", antialias=True)[0] for image in images])
+
     def one_by_one(model: nn.Module, images: list[Tensor]) -> Callable[[], list[Tensor]]:
         return without_gradient(lambda: torch.cat([model(image[None]) for image in images]))
 
+    def together(batch: Any) -> Callable[[], list[Tensor]]:
+        return without_gradient(lambda: model(batch))
+
+    run, alike = together(images), together(resized)
+    singly = one_by_one(model, images)
     comparison = Comparison(
-        "model, pictures of different sizes", f"{backbone}, {len(images)} sizes", items={"images": len(images)}
+        "model, pictures of different sizes",
+        f"{backbone}, {len(images)} sizes",
+        operations=count(run),
+        items={"images": len(images)},
     )
-    contenders = {
-        "HAMLET, one padded batch": lambda: without_gradient(lambda: model(images)),
-        "one picture at a time": lambda: one_by_one(model, images),
-    }
+    contenders = {"HAMLET, one list": lambda: run, "HAMLET (reference)": lambda: on_the_reference(run)}
     right = one_by_one(exact, [image.double() for image in images])
-    judged(compare(benchmark, comparison, contenders, right, effort=effort, tolerance=TOLERANCE))
+    yardsticks = {
+        PEAK: peak(comparison.operations),
+        "singly, one picture at a time": lambda: seconds(singly),
+        "resized to one size beforehand": lambda: seconds(alike),
+    }
+    judged(compare(benchmark, comparison, contenders, right, effort=effort, tolerance=TOLERANCE, yardsticks=yardsticks))
 
 
 @BACKBONES
@@ -106,6 +115,7 @@ def test_training_step(backbone, full, judged, benchmark, effort):
     comparison = Comparison(
         "model, step of training",
         f"{backbone}, B{len(images)} {images.shape[2]}x{images.shape[3]}",
+        operations=count(step(copy.deepcopy(model), copy.deepcopy(loss), images, labels)) if full else 0,
         items={"images": len(images)},
     )
     contenders = {
@@ -121,7 +131,7 @@ def test_training_step(backbone, full, judged, benchmark, effort):
             step(exact, copy.deepcopy(loss).double(), images.double(), labels),
             effort=effort,
             tolerance=STEP_TOLERANCE,
-            yardsticks={"backbone alone": lambda: seconds(pooled)},
+            yardsticks={PEAK: peak(comparison.operations), "backbone alone": lambda: seconds(pooled)},
         )
     )
 

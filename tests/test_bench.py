@@ -16,7 +16,7 @@ from rich.console import Console
 from typer import Typer
 from typer.testing import CliRunner
 
-from bench import clock, harness, memory, readme, report, results, runs, table, yardsticks
+from bench import clock, harness, memory, readme, reasons, report, results, runs, table, yardsticks
 from bench.comparison import COPY, PEAK, Comparison, Outcome
 from bench.harness import Effort, compare
 from bench.peers import natten
@@ -49,9 +49,9 @@ def run(benchmark, contenders, *, rounds=4, seconds=1e9, **more):
 
 
 def test_the_ratio_is_between_the_fastest_of_both_sides_and_yardsticks_do_not_compete(comparison):
-    assert comparison.best.name == "HAMLET (reference)"
+    assert comparison.hamlet.name == "HAMLET (native)"
     assert comparison.strongest_peer.name == "peer"
-    assert comparison.ratio == pytest.approx(4)
+    assert comparison.ratio == pytest.approx(2)
     assert comparison.limit == pytest.approx(0.1)
     assert (comparison.outcomes[0].median, comparison.outcomes[0].p20, comparison.outcomes[0].p80) == (0.4, 0.3, 9.0)
     assert Comparison.from_plain(json.loads(json.dumps(comparison.plain()))).plain() == comparison.plain()
@@ -106,23 +106,89 @@ def test_contenders_and_yardsticks_take_turns(benchmark):
 
     limits = {PEAK: yardsticks.peak(1e6), COPY: lambda: order.append("copy") or 1.0}
     found = run(benchmark, {name: contender(name) for name in ("HAMLET", "a", "b")}, rounds=6, yardsticks=limits)
-    assert order[6:] == ["a", "b", "copy", "HAMLET"] * 6
+    turns = [order[9:][4 * done : 4 * done + 4] for done in range(6)]
+    assert (
+        turns
+        == [["copy", *a_round] for a_round in (["HAMLET", "a", "b"], ["a", "b", "HAMLET"], ["b", "HAMLET", "a"])] * 2
+    )
     assert [outcome.rounds for outcome in (*found.outcomes, *found.yardsticks)] == [6] * 5
     assert all(second > 0 for second in found.yardsticks[0].seconds)
 
 
 def test_a_slow_contender_takes_part_in_fewer_rounds_spread_over_the_run(benchmark, monkeypatch):
     order, right = [], [torch.ones(1)]
-    monkeypatch.setattr(harness, "_weigh", lambda run: (0, 0.5 if run() is slow_result else 0.001))
-    slow_result = [torch.ones(1)]
-    contenders = {
-        "HAMLET": lambda: order.append("HAMLET") or right,
-        "slow": lambda: order.append("slow") or slow_result,
-    }
-    found = run(benchmark, contenders, rounds=8, seconds=1.0)
-    assert [outcome.rounds for outcome in found.outcomes] == [8, 2]
-    rounds = [len(list(turns)) for name, turns in itertools.groupby(order[4:]) if name == "HAMLET"]
-    assert rounds == [3, 4, 1]
+    took = {"HAMLET": 0.01, "a": 0.02, "b": 0.03, "slower": 0.15, "slowest": 0.21}
+    contenders = {name: lambda name=name: order.append(name) or right for name in took}
+    monkeypatch.setattr(harness, "_weigh", lambda run, patience: (0, took[(run(), order.pop())[1]]))
+    found = run(benchmark, contenders, rounds=8, seconds=0.03)
+    assert [outcome.rounds for outcome in found.outcomes] == [5, 5, 5, 3, 1]
+    assert [outcome.remark for outcome in found.outcomes] == ["", "", "", "", "1 round"]
+    assert order.count("slowest") == 2
+    assert Comparison.from_plain(found.plain()).outcomes[-1].remark == "1 round"
+
+
+def test_where_hamlet_fails_the_case_is_kept_and_lost(benchmark):
+    right = [torch.ones(1)]
+    found = run(benchmark, {"HAMLET (native)": lambda: [torch.zeros(1)], "peer": lambda: right})
+    assert benchmark.extra_info["contenders"]["HAMLET (native)"] == {"problem": "wrong by 1.0e+00"}
+    assert benchmark.stats.stats.data == found.outcomes[1].seconds
+    assert found.failed
+    assert [(loss.winner, loss.ratio) for loss in found.losses] == [("peer", 0.0)]
+    assert "HAMLET failed; HAMLET loses to peer: 0.00" in table.verdict(found)
+
+
+def test_where_nobody_is_right_the_case_is_kept(benchmark):
+    found = run(benchmark, {"HAMLET": lambda: [torch.zeros(1)], "peer": lambda: 1 / 0})
+    assert benchmark.stats is not None
+    assert benchmark.extra_info["contenders"]["peer"] == {"problem": "ZeroDivisionError: division by zero"}
+    assert found.failed
+    assert found.losses == []
+
+
+def test_what_hamlet_should_have_chosen_is_a_loss_of_its_own(comparison):
+    assert [(loss.winner, loss.ratio) for loss in comparison.losses] == [("HAMLET (reference)", 0.5)]
+    assert "2.00 x peer; HAMLET loses to HAMLET (reference): 0.50" in table.verdict(comparison)
+
+
+def test_a_case_in_whose_rounds_the_peak_varied_is_noisy(benchmark, monkeypatch):
+    peaks = itertools.cycle([1.0, 1.5])
+    monkeypatch.setattr(harness.measured, "peak", lambda operations: lambda: next(peaks))
+    found = run(benchmark, {"HAMLET": lambda: [torch.ones(1)]}, rounds=8)
+    assert found.spread == pytest.approx(1.5)
+    assert found.yardsticks == []
+    assert "noisy" in table.verdict(found)
+
+
+def test_a_case_is_held_to_the_limit_that_it_names(comparison):
+    comparison.limits = ["backbone alone"]
+    assert comparison.limit == 0.2
+
+
+def test_a_run_that_no_graph_holds_says_so_and_rotates_its_inputs(monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(runs, "_captured", refuse)
+    monkeypatch.setattr(runs, "_cache_bytes", lambda: MEBIBYTE)
+    taken = []
+    replays = runs.Replays(lambda given: taken.append(given[0]) or given, [torch.ones(MEBIBYTE // 4)])
+    for _ in range(4):
+        replays()
+    assert replays.remark == "no graph"
+    assert len({tensor.data_ptr() for tensor in taken}) == 3
+    assert taken[3] is taken[0]
+
+
+def test_on_a_gpu_every_graph_of_a_contender_shares_its_pool(monkeypatch):
+    pools = []
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(runs, "_captured", lambda once, given, pool: pools.append(pool) or (lambda: once(given)))
+    monkeypatch.setattr(runs, "_cache_bytes", lambda: MEBIBYTE)
+    first, second = (runs.Replays(lambda given: given, [torch.ones(MEBIBYTE // 4)]) for _ in range(2))
+    assert first.remark == second.remark == ""
+    assert [pools.count(pool) for pool in pools] == [3] * 6
 
 
 def test_a_contender_that_computes_something_near_is_checked_against_its_own_definition(benchmark):
@@ -144,7 +210,7 @@ def test_the_memory_of_a_graphs_replay_is_that_of_the_run_that_it_holds():
         return []
 
     replay.as_written = lambda: torch.ones(16 * MEBIBYTE)
-    found, _ = harness._weigh(replay)
+    found, _ = harness._weigh(replay, float("inf"))
     assert found is None or found >= 63 * MEBIBYTE
 
 
@@ -248,7 +314,7 @@ def test_the_json_says_where_it_was_measured_and_every_contender(saved):
     for case in plain["benchmarks"]:
         info = case["extra_info"]
         assert len(case["stats"]["data"]) == 1
-        assert info["contenders"][info["best"]]["median"] == pytest.approx(case["stats"]["median"], rel=1e-5)
+        assert info["contenders"][info["hamlet"]]["median"] == pytest.approx(case["stats"]["median"], rel=1e-5)
         assert info["ratio"] == pytest.approx(
             info["contenders"][info["strongest_peer"]]["median"] / case["stats"]["median"], rel=1e-4
         )
@@ -292,24 +358,63 @@ def test_a_kept_run_has_all_but_the_single_rounds(saved, tmp_path):
     assert all("data" not in case["stats"] for case in again.plain["benchmarks"])
 
 
-def test_every_loss_that_is_kept_needs_a_reason(saved, monkeypatch, tmp_path):
+def test_every_loss_that_is_kept_needs_a_reason_that_covers_it(saved, monkeypatch, tmp_path):
     found = results.read(saved / "run.json")
     for comparison in found.comparisons:
         for outcome in comparison.timed:
-            outcome.summary["median"] = 2.0 if outcome.ours else 1.0
-    monkeypatch.setattr(results, "REASONS", tmp_path / "reasons.yaml")
-    (tmp_path / "reasons.yaml").write_text(
-        "- case: 'convolution call overhead, forward:'\n  reason: It is written so.\n"
-    )
-    assert readme.without_reason([found]) == [found.comparisons[1].name]
+            outcome.summary["median"] = 2.0 if outcome is comparison.hamlet else 4.0 if outcome.ours else 1.0
+    file = tmp_path / "reasons.yaml"
+    monkeypatch.setattr(reasons, "REASONS", file)
+    covered, other = (comparison.name for comparison in found.comparisons)
+
+    def write(least, *more):
+        entries = [{"case": covered, "least": least, "reason": "It is written so."}, *more]
+        file.write_text(json.dumps(entries))
+
+    write(0.5)
+    with pytest.raises(ValueError, match="for each loss") as missing:
+        readme.check_reasons([found])
+    assert other in str(missing.value)
+    assert covered not in str(missing.value)
     assert "It is written so." in readme.section([found])
-    assert "HAMLET loses 2 of 2 cases:" in readme.section([found])
+    assert "Of 2 cases HAMLET loses 2; failed: 0" in readme.section([found])
+    every = {"case": "convolution *", "least": 0.2, "reason": "So are all."}
+    write(0.6, every)
+    readme.check_reasons([found])
+    assert "It is written so." not in readme.section([found])
+    write(0.5, every, {"case": "no such case*", "least": 0.5, "reason": "None."})
+    with pytest.raises(ValueError, match="there is none for no such case"):
+        readme.check_reasons([found])
+    file.write_text("- case: '*'\n  why: x\n")
+    with pytest.raises(ValueError, match="expected a list of case, least, reason"):
+        readme.check_reasons([found])
+
+
+def test_a_backend_named_in_the_environment_is_refused():
+    command = [sys.executable, "-m", "pytest", "bench/test_call_overhead.py", "-q"]
+    environment = {**os.environ, "HAMLET_BACKEND": "reference"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "HAMLET_BACKEND=reference is set: bench/ measures what a user gets without it" in done.stdout + done.stderr
+
+
+def test_the_report_says_how_to_time_noisy_cases_again(saved, tmp_path):
+    plain = json.loads((saved / "run.json").read_text())
+    plain["benchmarks"][0]["extra_info"]["spread"] = 1.4
+    (tmp_path / "noisy.json").write_text(json.dumps(plain))
+    done = CliRunner().invoke(app, [str(tmp_path / "noisy.json")])
+    assert done.exit_code == 0, done.output
+    again = tmp_path / "again.json"
+    case = plain["benchmarks"][0]["fullname"]
+    assert f"pytest --benchmark --benchmark-json={again} '{case}'" in done.stderr
+    assert plain["benchmarks"][1]["fullname"] not in done.stderr
+    assert "(noisy)" in (tmp_path / "noisy" / "tables.md").read_text()
 
 
 def test_the_readme_is_what_the_kept_runs_give():
     text = readme.README.read_text(encoding="utf-8")
     assert readme.replaced(text, results.kept()) == text
-    assert readme.without_reason(results.kept()) == []
+    readme.check_reasons(results.kept())
 
 
 def test_the_readmes_section_needs_its_marks():

@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.clock import DEVICE
 from bench.comparison import Comparison
 from bench.harness import TOLERANCE, Effort, compare
+from bench.measure.backends import asked
 from bench.peers import natten
 from bench.peers.attention import PEERS, Attend, Case, exact
 from bench.runs import Run, bytes_moved, forward, forward_backward
@@ -44,8 +45,7 @@ def contenders(case: Case, run: Callable[..., Run], tensors: list[Tensor], peers
     """HAMLET as it chooses for itself, its other backends by name, and the peers; NATTEN where there is a GPU."""
     query, key, value, radius = tensors if len(tensors) == 4 else (*tensors, case.radius)
     names = available_backends("cross_scale_attention", query, key, value, radius=radius, max_radius=case.radius)
-    asked: dict[str, str | None] = {names[0]: None, **{name: name for name in names[1:]}}
-    found = {f"HAMLET ({name})": lambda backend=backend: run(hamlet(case, backend)) for name, backend in asked.items()}
+    found = {name: lambda backend=backend: run(hamlet(case, backend)) for name, backend in asked(names).items()}
     found |= {name: lambda make=PEERS[name]: run(make(case, query.dtype)) for name in peers}
     if DEVICE.type == "cuda" and len(tensors) == 3 and natten.fits(case):
         found[natten.NAME] = lambda: run(natten.make(case, query.dtype))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.comparison import Comparison
 from bench.harness import TOLERANCE, Effort, compare
+from bench.measure.backends import asked
 from bench.peers.convolution import PEERS, Case, Convolve, blended, loop
 from bench.runs import Run, bytes_moved, forward, forward_backward
 from bench.yardsticks import limits
@@ -22,10 +23,8 @@ def hamlet(case: Case, backend: str | None = None) -> Convolve:
 
 
 def backends(case: Case, tensors: list[Tensor]) -> dict[str, str | None]:
-    """Of HAMLET, the one that it chooses for itself first: the name to show, and what to ask for."""
     settings = {"dilation": case.dilations, "groups": case.groups, "stride": case.stride}
-    names = available_backends("dynamic_conv2d", *tensors, **settings)
-    return {names[0]: None, **{name: name for name in names[1:]}}
+    return asked(available_backends("dynamic_conv2d", *tensors, **settings))
 
 
 def runner(case: Case, tensors: list[Tensor], backward: bool) -> Callable[..., Run]:
@@ -49,9 +48,7 @@ def measure(
 ) -> Comparison:
     tensors = case.tensors()
     run = runner(case, tensors, backward)
-    contenders = {
-        f"HAMLET ({name})": lambda b=asked: run(hamlet(case, b)) for name, asked in backends(case, tensors).items()
-    }
+    contenders = {name: lambda b=backend: run(hamlet(case, b)) for name, backend in backends(case, tensors).items()}
     contenders |= {name: lambda make=PEERS[name]: run(make(case)) for name in peers}
     comparison = Comparison(
         f"convolution {group}",
@@ -86,7 +83,7 @@ def measure_module(benchmark: Any, case: Case, effort: Effort, experts: int, *, 
         return loop(case)(images, (routing @ filters).view(weight.shape))
 
     found = backends(case, [images, weight]).items()
-    contenders = {f"HAMLET ({name})": lambda backend=backend: run(ours(backend)) for name, backend in found}
+    contenders = {name: lambda backend=backend: run(ours(backend)) for name, backend in found}
     contenders["timm CondConv2d"] = lambda: run(blended(case, experts))
     contenders["compiled CondConv2d"] = lambda: run(blended(case, experts, compile=True))
     comparison = Comparison(

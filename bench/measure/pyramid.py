@@ -13,7 +13,9 @@ from bench.clock import DEVICE
 from bench.comparison import Comparison
 from bench.harness import TOLERANCE, Effort, compare
 from bench.measure.attention import BACKWARD, FORWARD, hamlet
-from bench.peers.attention import EAGER, FOR_THE_COMPILER, Attend, Case, compiled, exact, flex
+from bench.measure.backends import asked
+from bench.peers.attention import EAGER, FOR_THE_COMPILER, Attend, Case, exact, flex
+from bench.peers.compiler import compiled
 from bench.runs import Run, bytes_moved, forward, forward_backward
 from bench.yardsticks import limits
 from hamlet.ops import available_backends, pyramid_attention
@@ -89,7 +91,7 @@ def measure(
         return layer
 
     names = available_backends("pyramid_attention", *split(tensors), radius=radius, max_radius=radius)
-    contenders = {f"HAMLET ({name})": lambda name=name: run(ours(name)) for name in names}
+    contenders = {name: lambda backend=backend: run(ours(backend)) for name, backend in asked(names).items()}
     contenders["HAMLET, pair by pair"] = lambda: run(of_every_pair(grid, hamlet))
     contenders |= {name: lambda name=name: run(peer(grid, name)) for name in peers}
     pairs = sum(case.pairs() for row in grid for case in row)

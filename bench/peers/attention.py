@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from bench.clock import DEVICE
+from bench.peers.compiler import compiled
 
 BLOCK = 7
 LEAST = 1e-30
@@ -83,22 +84,28 @@ class Case:
 Make = Callable[[Case, torch.dtype], Attend]
 
 
-def compiled(attend: Attend) -> Attend:
-    return torch.compile(attend, dynamic=False)
-
-
 def exact(case: Case) -> Attend:
-    """The definition in float64, each head of a sample by itself: dense logits of a whole batch would not fit."""
-    attend = dense(case, torch.float64)
+    """The definition in float64, a row of queries at a time on the rows of keys that its windows reach.
 
-    def each_head(*sample: Tensor) -> Tensor:
-        heads = zip(*(x.split(1, 3) for x in sample), strict=True)
-        return torch.cat([checkpoint(attend, *head, use_reentrant=False) for head in heads], 3)
+    Dense logits of all would not fit into memory.
+    """
+    axis = case.axis()
 
-    def each_sample(*tensors: Tensor) -> Tensor:
-        return torch.cat([each_head(*sample) for sample in zip(*(x.split(1) for x in tensors), strict=True)])
+    def row(number: int, query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None) -> Tensor:
+        reached = (axis[number] < case.radius + case.softness).nonzero().flatten()
+        rows = slice(int(reached[0]), int(reached[-1]) + 1)
+        k, v = (x[:, rows].flatten(1, 2) for x in (key, value))
+        distance = torch.maximum(axis[number, rows, None], axis[:, None]).flatten(1)
+        widest = case.radius if radius is None else radius[:, number].transpose(1, 2)[..., None]
+        logits = torch.einsum("bqnd,bknd->bnqk", query[:, number], k) * case.channels**-0.5
+        weights = (logits + case.log_ramp(distance, widest)).softmax(-1)
+        return torch.einsum("bnqk,bknd->bqnd", weights, v)
 
-    return each_sample
+    def attend(query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None = None) -> Tensor:
+        given = (query, key, value, radius)
+        return torch.stack([checkpoint(row, i, *given, use_reentrant=False) for i in range(case.queries)], 1)
+
+    return attend
 
 
 def _heads_first(x: Tensor) -> Tensor:
@@ -245,7 +252,7 @@ def flex(case: Case, dtype: torch.dtype) -> Attend:
         return distance(q, k) < case.radius + case.softness
 
     block_mask = create_block_mask(reaches, None, None, side * side, keys * keys, device=str(DEVICE))
-    compiled = torch.compile(flex_attention, dynamic=False)
+    compiled_flex = compiled(flex_attention)
 
     def attend(query: Tensor, key: Tensor, value: Tensor, radius: Tensor | None = None) -> Tensor:
         q, k, v = (_heads_first(x).contiguous() for x in (query, key, value))
@@ -256,7 +263,7 @@ def flex(case: Case, dtype: torch.dtype) -> Attend:
             def score(value: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
                 return value + log_ramp(q, k, drawn[b, h, q])
 
-        return _grid(compiled(q, k, v, score_mod=score, block_mask=block_mask), side)
+        return _grid(compiled_flex(q, k, v, score_mod=score, block_mask=block_mask), side)
 
     return attend
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.clock import DEVICE
+from bench.peers.compiler import compiled
 
 Convolve = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,7 +63,15 @@ class Case:
         return [self.images(self.side), torch.randn(shape, dtype=self.dtype, device=DEVICE) / self.kernel]
 
     def operations(self) -> int:
-        return 2 * self.batch * self.channels * self.out_side**2 * self.per_group * self.kernel**2
+        """Of the taps that lie in the image: the zeros around it are nobody's work."""
+        filters = 2 * self.batch * self.channels // len(self.dilations) * self.per_group
+        return filters * sum(self._taps(dilation) ** 2 for dilation in self.dilations)
+
+    def _taps(self, dilation: int) -> int:
+        """Taps in the image along one axis, over all outputs."""
+        outputs = range(0, self.side, self.stride)
+        offsets = [dilation * (tap - self.kernel // 2) for tap in range(self.kernel)]
+        return sum(0 <= output + offset < self.side for output in outputs for offset in offsets)
 
     def blocks(self, input: Tensor, weight: Tensor) -> list[tuple[Tensor, Tensor, int]]:
         count = len(self.dilations)
@@ -145,7 +154,7 @@ def shifts(case: Case) -> Convolve:
 
 
 def _compiled(make: Callable[[Case], Convolve]) -> Callable[[Case], Convolve]:
-    return lambda case: torch.compile(make(case), dynamic=False)
+    return lambda case: compiled(make(case))
 
 
 def blended(case: Case, experts: int, *, compile: bool = False) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -164,7 +173,7 @@ def blended(case: Case, experts: int, *, compile: bool = False) -> Callable[[Ten
     def convolve(input: Tensor, routing: Tensor, filters: Tensor) -> Tensor:
         return torch.func.functional_call(module, {"weight": filters}, (input, routing))
 
-    return torch.compile(convolve, dynamic=False) if compile else convolve
+    return compiled(convolve) if compile else convolve
 
 
 PEERS: dict[str, Callable[[Case], Convolve]] = {

@@ -27,7 +27,8 @@ def draw(results: Results, folder: Path) -> list[str]:
         "speedups-other": lambda cases: speedups(_of(cases, "extraction", "index", "model")),
         "roofline": roofline,
         "adaptive": adaptive,
-        "growth": growth,
+        "growth": lambda cases: growth(cases, "forward"),
+        "growth-backward": lambda cases: growth(cases, "forward + backward"),
     }
     drawn = []
     for name, picture in pictures.items():

@@ -9,6 +9,9 @@ from matplotlib.ticker import NullLocator
 from bench.comparison import Comparison
 from bench.plots.style import COLOURS, LIMIT, OURS, plain_numbers
 
+NOISE = 0.25
+"""MiB of peak memory that are no more than how Linux counts; the curves start there."""
+
 
 def grows(comparison: Comparison) -> bool:
     return "growth with" in comparison.group
@@ -31,7 +34,11 @@ def adaptive(comparisons: list[Comparison]) -> Figure | None:
             if len(points) < 2:
                 continue
             whole = points[-1][1] / points[-1][0]
-            colour, width = (OURS, 2.2) if name == "HAMLET (native)" else (COLOURS[number % len(COLOURS)], 1.2)
+            colour, width = (
+                (OURS, 2.2)
+                if cases[0].hamlet and name == cases[0].hamlet.name
+                else (COLOURS[number % len(COLOURS)], 1.2)
+            )
             axes.plot([100 * x for x, _ in points], [100 * y / whole for _, y in points], "o-", markersize=4,
                       color=colour, linewidth=width, label=name)  # fmt: skip
         axes.set(xlim=(0, 105), xlabel="pairs of the largest window that are left, %")
@@ -47,11 +54,12 @@ def _pairs(comparison: Comparison) -> float:
     return comparison.at["pairs"]
 
 
-def growth(comparisons: list[Comparison]) -> Figure | None:
-    """Time above and peak memory below, by the grid's side, the batch, the heads and the levels."""
+def growth(comparisons: list[Comparison], way: str) -> Figure | None:
+    """Of one way: time above and peak memory below, by the grid's side, the batch, the heads and the levels."""
     axis_names = {"side": "side of the grid, pixels", "batch": "images a batch", "heads": "heads", "levels": "levels"}
+    cases = [case for case in comparisons if grows(case) and case.group.endswith(f", {way}")]
     curves = {
-        name: sorted((c for c in comparisons if grows(c) and name in c.at), key=lambda c, name=name: c.at[name])
+        name: sorted((case for case in cases if name in case.at), key=lambda case, name=name: case.at[name])
         for name in axis_names
     }
     curves = {name: cases for name, cases in curves.items() if len(cases) > 1}
@@ -63,11 +71,12 @@ def growth(comparisons: list[Comparison]) -> Figure | None:
     colours = {name: COLOURS[others.index(name) % len(COLOURS)] if name in others else OURS for name in names}
     grid = figure.subplots(2, len(curves), squeeze=False, sharex="col")
     for column, (at, cases) in enumerate(curves.items()):
-        for row, (what, scale) in enumerate((("time, ms", 1e3), ("peak memory, MiB", 1 / 2**20))):
+        for row, (what, scale) in enumerate((("time, ms", 1e3), (f"peak memory, MiB (from {NOISE})", 1 / 2**20))):
             axes = grid[row][column]
             for name in names:
                 points = _series(cases, name, at, memory=row == 1)
-                axes.plot([x for x, _ in points], [max(y * scale, 1e-3) for _, y in points], "o-", markersize=3.5,
+                heights = [max(y * scale, NOISE * row) for _, y in points]
+                axes.plot([x for x, _ in points], heights, "o-", markersize=3.5,
                           linewidth=2.2 if name not in others else 1.2, color=colours[name], label=name)  # fmt: skip
                 if row == 0 and points and (failed := _failure(cases, name, at, points[-1][0])):
                     axes.plot(

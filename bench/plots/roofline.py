@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,13 +10,21 @@ from matplotlib.figure import Figure
 from bench.comparison import COPY, PEAK, Comparison
 from bench.plots.style import COLOURS, LIMIT, OURS, THEIRS, plain_numbers
 
+SAME = 1.15
+"""So near to one another two roofs are drawn as one."""
+FAMILIES = {
+    "attention forward": "o", "attention forward + backward": "s", "pyramid": "D", "convolution forward": "^",
+    "convolution forward + backward": "v", "module": "P", "index": "*",
+}  # fmt: skip
+
 
 def roofline(comparisons: list[Comparison]) -> Figure | None:
     """Each operator's case between the machine's peak and the speed of a copy, both as the same run measured them."""
     shown = [
         found
         for found in comparisons
-        if found.operations and found.bytes and found.limit and found.best and "1 thread" not in found.group
+        if found.bytes and {PEAK, COPY} <= {yardstick.name for yardstick in found.yardsticks if yardstick.measured}
+        if found.operations and found.hamlet and _family(found.group)
     ]
     if not shown:
         return None
@@ -25,20 +33,16 @@ def roofline(comparisons: list[Comparison]) -> Figure | None:
     intensity = {found.name: found.operations / found.bytes for found in shown}
     low, high = min(intensity.values()) / 2, max(intensity.values()) * 2
     _roofs(axes, shown, low, high)
-    families = {
-        "attention forward": "o", "attention forward + backward": "s", "pyramid": "D", "convolution forward": "^",
-        "convolution forward + backward": "v", "module": "P", "index": "*",
-    }  # fmt: skip
     peers = [(found, found.strongest_peer) for found in shown if found.strongest_peer]
     axes.scatter(
         [intensity[found.name] for found, _ in peers],
         [found.operations / peer.median / 1e9 for found, peer in peers],
         s=14, facecolors="none", edgecolors=THEIRS, label="strongest peer of each",
     )  # fmt: skip
-    for (family, marker), colour in zip(families.items(), (OURS, *COLOURS), strict=False):
-        cases = [found for found in shown if _family(found.group, families) == family]
+    for (family, marker), colour in zip(FAMILIES.items(), (OURS, *COLOURS), strict=False):
+        cases = [found for found in shown if _family(found.group) == family]
         if cases:
-            speeds = [found.operations / found.best.median / 1e9 for found in cases if found.best]
+            speeds = [found.operations / found.hamlet.median / 1e9 for found in cases if found.hamlet]
             places = [intensity[found.name] for found in cases]
             axes.scatter(places, speeds, s=26, marker=marker, color=colour, label=f"HAMLET, {family}")
     axes.set(xscale="log", yscale="log", xlim=(low, high))
@@ -51,25 +55,38 @@ def roofline(comparisons: list[Comparison]) -> Figure | None:
     return figure
 
 
-def _family(group: str, families: Iterable[str]) -> str | None:
-    if "growth" in group or "overhead" in group:
+def _family(group: str) -> str | None:
+    if any(other in group for other in ("growth", "overhead", "1 thread")):
         return None
-    return next((family for family in sorted(families, key=len, reverse=True) if group.startswith(family)), None)
+    return next((family for family in sorted(FAMILIES, key=len, reverse=True) if group.startswith(family)), None)
 
 
 def _roofs(axes: Axes, comparisons: list[Comparison], low: float, high: float) -> None:
-    """The peak, and copies: within the caches and beyond them a copy has different speeds."""
-    peaks, copies = [], []
+    """The peak of every dtype, and copies: within the caches and beyond them a copy has different speeds."""
+    peaks: dict[str, list[float]] = {}
+    copies = []
     for found in comparisons:
         times = {yardstick.name: yardstick.median for yardstick in found.yardsticks}
-        peaks.append(found.operations / times[PEAK] / 1e9)
+        peaks.setdefault(found.dtype, []).append(found.operations / times[PEAK] / 1e9)
         copies.append((found.bytes, found.bytes / times[COPY] / 1e9))
-    peak = sorted(peaks)[len(peaks) // 2]
+    roofs = {dtype: statistics.median(speeds) for dtype, speeds in peaks.items()}
+    for names, peak in _alike(roofs):
+        axes.plot([low, high], [peak, peak], color=LIMIT, linewidth=1.2)
+        axes.text(high, peak * 1.03, f"peak, {names}: {peak:.0f} GFLOP/s", ha="right", va="bottom", fontsize=8)
     largest, smallest = max(copies)[1], max(speed for _, speed in copies)
-    axes.plot([low, high], [peak, peak], color=LIMIT, linewidth=1.2)
-    axes.text(high, peak * 1.06, f"peak of float32 multiply-adds, {peak:.0f} GFLOP/s", ha="right", fontsize=8)
     for speed, style, place in ((smallest, ":", "fastest copy"), (largest, "-", "copy of the most bytes")):
-        end = min(high, peak / speed)
+        end = min(high, max(roofs.values()) / speed)
         if end > low:
             axes.plot([low, end], [low * speed, end * speed], color=LIMIT, linestyle=style, linewidth=1.2,
                       label=f"{place}, {speed:.0f} GB/s")  # fmt: skip
+
+
+def _alike(roofs: dict[str, float]) -> list[tuple[str, float]]:
+    """Dtypes whose peaks would lie on one another have one roof."""
+    found: list[tuple[str, float]] = []
+    for dtype, peak in sorted(roofs.items(), key=lambda roof: roof[1]):
+        if found and peak < SAME * found[-1][1]:
+            found[-1] = (f"{found[-1][0]}, {dtype}", peak)
+        else:
+            found.append((dtype, peak))
+    return found

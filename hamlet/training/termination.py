@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -47,5 +48,15 @@ class Termination:
 
 
 def outlive_sigterm(worker: int) -> None:
-    """For the workers of a data loader, to which the signal may be sent too: they end when their loader does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """For the workers of a data loader, to which the signal may be sent too: they end when their own process says so.
+
+    That one may be at its end with a loader still alive, and sends the signal then, and waits for them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
+
+
+def _end_when_the_parent_asks() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
