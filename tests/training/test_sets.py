@@ -1,9 +1,8 @@
-"""Landmarks, tars, views of several shapes, validation, the dry run and the ablation, by their entry points."""
+"""Landmarks, tars, views of several shapes, and the dry run, by their entry points."""
 
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,15 @@ from typer.testing import CliRunner
 
 from hamlet.cli import app
 from hamlet.training import Curriculum, FolderDataset, load_recipe
-from hamlet.training.ablation import VARIANTS, ablate
 from hamlet.training.landmarks import LandmarkDataset
 from hamlet.training.recipe import AugmentRecipe
 from hamlet.training.run import train_recipe, try_recipe
 from hamlet.training.tars import TarDataset
-from hamlet.training.validation import FolderValidation
 from tests.training.test_data import STILL, picture
 from tests.training.tiny import recipe
 
 SHORT = ["steps=4", "batch_size=4", "image_size=64", "optimizer.warmup=1", "data.workers=0", "data.samples_per_class=1"]
 SMALL = [*SHORT, "model.name=gem_mobilenetv3_small", "model.descriptor_dim=8"]
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    for label, value in (("dark", 40), ("light", 220)):
-        for number in range(3):
-            picture(tmp_path / "photos" / label / f"{number}.png", value + number, size=(80, 70))
-    return tmp_path / "photos"
 
 
 def test_landmarks_with_their_coarser_labels(tmp_path: Path) -> None:
@@ -137,26 +126,6 @@ def test_difficulty_from_a_file(tmp_path: Path) -> None:
         recipe("curriculum.difficulty=file")
 
 
-def test_validation_is_leave_one_out_map(photos: Path) -> None:
-    class Brightness(torch.nn.Linear):
-        def forward(self, images: Any) -> torch.Tensor:
-            rows = torch.stack([image.mean((1, 2)) for image in images])
-            return torch.stack([rows[:, 0], 1 - rows[:, 0]], 1)
-
-    assert FolderValidation(photos, 64)(Brightness(1, 1)) == pytest.approx(1.0)
-    # The brightest dark picture moved to the light ones. The others find their own first; the one that was moved finds
-    # its own at the places 3, 4 and 5.
-    (photos / "dark" / "2.png").rename(photos / "light" / "dark.png")
-    moved = (1 / 3 + 2 / 4 + 3 / 5) / 3
-    assert FolderValidation(photos, 64)(Brightness(1, 1)) == pytest.approx((5 + moved) / 6)
-    for number in (1, 2):
-        (photos / "light" / f"{number}.png").unlink()
-    (photos / "light" / "dark.png").unlink()
-    (photos / "dark" / "1.png").unlink()
-    with pytest.raises(ValueError, match=r"data\.validation: .* has one picture a class"):
-        FolderValidation(photos, 64)
-
-
 def test_dry_run_tells_and_keeps_nothing(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     stages = "stages=[{until: 0.5, image_size: 32}, {}]"
@@ -170,31 +139,6 @@ def test_dry_run_tells_and_keeps_nothing(photos: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "parameters" in shown.stdout
     assert not out.exists()
-
-
-def test_ablation_measures_each_variant_and_goes_on(photos: Path, tmp_path: Path) -> None:
-    plain = [each for each in SMALL if not each.startswith(("model.name", "steps"))]
-    settings = [*plain, "steps=2", "model.name=hamlet_mobilenetv3_small", f"data.root={photos}"]
-    chosen = load_recipe("folder", [*settings, f"data.validation={photos}"])
-    out = tmp_path / "ablation"
-    names = ("HAMLET", "no ACSA", "no curriculum")
-    rows = ablate(chosen, out, seeds=(0, 1), variants=names, progress=False)
-    assert [(row.variant, len(row.maps)) for row in rows] == [(name, 2) for name in names]
-    recipes = {path.parent.name: load_recipe(path) for path in out.glob("*/recipe.yaml")}
-    assert recipes["no-acsa-1"].model.options == {"acsa": False}
-    assert recipes["no-curriculum-0"].curriculum.difficulty == "none"
-    assert recipes["hamlet-1"].seed == 1
-    # What is done is read, what is not is done: one score is set, one taken away.
-    (out / "no-acsa-0" / "score.json").write_text('{"map": 0.123}')
-    (out / "hamlet-0" / "score.json").unlink()
-    again = ablate(chosen, out, seeds=(0, 1), variants=names, progress=False)
-    assert again[1].maps == (0.123, rows[1].maps[1])
-    assert again[0] == rows[0]
-    assert json.loads((out / "results.json").read_text())[1]["map"] == list(again[1].maps)
-    assert "| no ACSA |" in (out / "table.md").read_text()
-    with pytest.raises(ValueError, match="no MKDM changes nothing"):
-        ablate(chosen, out)
-    assert len(VARIANTS) == 7
 
 
 def test_demo_writes_its_photographs_as_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
