@@ -22,7 +22,8 @@ class MadaCosLoss(LargeMarginSoftmaxLoss):
     of that median sample: s = max(32, log((1 - t)(1 - rho) / (t rho)) / (1 - M)) and
     m = max(0, M - log(B rho / (1 - rho)) / s). So the median sample has the probability rho and one that lies on its
     class's vector 1 - t, as long as neither bound is met. Both follow the batch without a gradient; the logits are
-    s (cos - m) for the own class and s cos for the others. The batch is that of all processes.
+    s (cos - m) for the own class and s cos for the others. The batch is that of all processes; samples without a label
+    (-1) have no say in it. With one class alone there is nothing to keep a margin from, and m = 0.
 
     Args:
         rho: probability of the median sample.
@@ -51,15 +52,19 @@ class MadaCosLoss(LargeMarginSoftmaxLoss):
 
     def compute_loss(self, embeddings: Tensor, labels: Tensor, *unused: Any) -> dict[str, Any]:
         cosines = self.get_cosine(embeddings)
+        known = labels >= 0
+        labels = labels.clamp(min=0)
         own = F.one_hot(labels, self.num_classes).bool()
-        scale, margin = self._adapt(cosines.detach(), own)
+        scale, margin = self._adapt(cosines.detach(), own, known)
         losses = F.cross_entropy(scale * torch.where(own, cosines - margin, cosines), labels, reduction="none")
         indices = torch.arange(len(losses), device=losses.device)
         return {"loss": {"losses": losses, "indices": indices, "reduction_type": "element"}}
 
-    def _adapt(self, cosines: Tensor, own: Tensor) -> tuple[float, float]:
-        targets = gathered(cosines[own])
-        median, place = targets.median(0)
+    def _adapt(self, cosines: Tensor, own: Tensor, known: Tensor) -> tuple[float, float]:
+        targets = gathered(cosines[own].masked_fill(~known, math.nan))
+        median, place = targets.nanmedian(0)
+        if cosines.shape[1] == 1 or median.isnan():
+            return self.SMALLEST_SCALE, 0.0
         odds = math.log((1 - self.t) * (1 - self.rho) / (self.t * self.rho))
         scale = max(self.SMALLEST_SCALE, odds / max(1 - median.item(), 1e-6))
         others = gathered((scale * cosines).masked_fill(own, -math.inf).logsumexp(1))[place]
@@ -103,12 +108,14 @@ class Classifier(nn.Module):
 
         Args:
             descriptors: (B, D).
-            labels: int (B,).
+            labels: int (B,); the loss of a sample whose label is -1 is 0.
             classes: int (S,), sorted, those that the softmax is over, each label among them; None: all.
         """
         if classes is None or self._shell is None:
-            whole: Tensor = self.loss(descriptors, labels)["loss"]["losses"]
-            return whole
+            # The library's losses know no missing labels; ours keeps such samples out of its median.
+            taken = labels if isinstance(self.loss, MadaCosLoss) else labels.clamp(min=0)
+            whole: Tensor = self.loss(descriptors, taken)["loss"]["losses"]
+            return whole.where(labels >= 0, 0)
         (shell,) = self._shell
         shell.num_classes = len(classes)
         columns = (classes[:, None] * self.vectors + torch.arange(self.vectors, device=classes.device)).flatten()

@@ -21,9 +21,10 @@ class Curriculum(Sampler[Batch]):
     """Batches over the easiest samples; the pool of them grows as :func:`hamlet.training.schedule.pace` says.
 
     Training goes in rounds. At a round's start the samples are ranked by difficulty and the pool is cut; the round is
-    one pass over the pool in random order, filled up to whole batches. The batches of a round are a function of the
-    recipe, the round's first step and its pool, so that with :meth:`state_dict` any step can be gone back to, however
-    far ahead a data loader has read. A round ends where a stage with other samples per class begins.
+    one pass over the pool in random order, filled up to whole batches; with several shapes, a pass on average. The
+    batches of a round are a function of the recipe, the round's first step and its pool (with difficulty "loss", of the
+    losses before it too), so that with :meth:`state_dict` any step can be gone back to, however far ahead a data loader
+    has read. A round ends where a stage with other samples per class begins.
 
     With difficulty "loss", a sample that has not been seen counts as the easiest, so that each is tried early.
 
@@ -139,16 +140,31 @@ class Curriculum(Sampler[Batch]):
         """The round's samples: (batches, batch_size); and each sample's place in the pool."""
         generator = np.random.default_rng(chance(self.recipe.seed, "order", self.round_start))
         shapes = self.shapes[self.pool]
-        parts = [self._batches(self.pool[shapes == shape], generator) for shape in np.unique(shapes)]
-        batches = generator.permutation(np.concatenate(parts)) if len(parts) > 1 else parts[0]
+        groups = [self.pool[shapes == shape] for shape in np.unique(shapes)]
+        counts = self._shares([len(group) for group in groups], generator)
+        parts = [self._batches(group, count, generator) for group, count in zip(groups, counts, strict=True) if count]
+        batches = generator.permutation(np.concatenate(parts)) if len(groups) > 1 else parts[0]
         self.round = batches[: self._same_sampler()]
         self.place = np.zeros(len(self.labels), np.int64)
         self.place[self.pool] = np.arange(len(self.pool))
 
-    def _batches(self, pool: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-        """One pass over the pool, filled up to whole batches: (batches, batch_size)."""
+    def _shares(self, sizes: Sequence[int], generator: np.random.Generator) -> list[int]:
+        """How many batches of the round each shape gets.
+
+        One shape's last batch is filled up. With several, the batches that a shape does not fill are drawn with the
+        chance that it fills them: else a rare shape's samples would come far more often than others.
+        """
         size = self.recipe.batch_size
-        batches = -(-len(pool) // size)
+        if len(sizes) == 1:
+            return [-(-sizes[0] // size)]
+        counts = [count // size + int(generator.random() < count % size / size) for count in sizes]
+        if not any(counts):
+            counts[generator.choice(len(sizes), p=np.array(sizes) / sum(sizes))] = 1
+        return counts
+
+    def _batches(self, pool: NDArray[np.int64], batches: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """So many batches of random orders of the pool: (batches, batch_size)."""
+        size = self.recipe.batch_size
         per_class = self.recipe.samples_per_class_in(self._stage(self.round_start))
         if per_class:
             samples = _balanced(pool, self.labels[pool], batches * size, per_class, generator)
@@ -182,9 +198,15 @@ def _balanced(
     """``count`` samples, ``per_class`` of a class at a time: random orders of the classes and of each one's samples."""
     classes = _passes(np.unique(labels), count // per_class, generator)
     samples = np.empty((len(classes), per_class), dtype=np.int64)
-    for label in np.unique(labels):
-        turns = classes == label
-        if turns.any():
-            members = pool[labels == label]
-            samples[turns] = _passes(members, int(turns.sum()) * per_class, generator).reshape(-1, per_class)
+    members = dict(_grouped(labels))
+    for label, turns in _grouped(classes):
+        drawn = _passes(pool[members[label]], len(turns) * per_class, generator)
+        samples[turns] = drawn.reshape(-1, per_class)
     return samples.reshape(-1)
+
+
+def _grouped(labels: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each label, and where it stands, in one pass however many there are."""
+    order = labels.argsort(kind="stable")
+    names, begins = np.unique(labels[order], return_index=True)
+    return zip(names.tolist(), np.split(order, begins[1:]), strict=True)

@@ -230,6 +230,6 @@ def _scan(root: Path, progress: bool) -> tuple[list[str], list[tuple[str, str]]]
 
 
 def numbered(names: Sequence[str]) -> list[int]:
-    """Names as numbers from 0, in their sorted order."""
-    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    """Names as numbers from 0, in their sorted order; the empty name is -1."""
+    numbers = {name: number for number, name in enumerate(sorted(set(names) - {""}))} | {"": -1}
     return [numbers[name] for name in names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
@@ -22,7 +24,13 @@ from hamlet.settings import to_plain
 from hamlet.training.curriculum import Curriculum
 from hamlet.training.data import TrainingSet
 from hamlet.training.losses import Learner, Objective, Targets, TargetTable
-from hamlet.training.optimization import checkpoint_activations, make_optimizer, make_schedule, still_statistics
+from hamlet.training.optimization import (
+    checkpoint_activations,
+    make_optimizer,
+    make_schedule,
+    statistics_of,
+    still_statistics,
+)
 from hamlet.training.recipe import Recipe
 from hamlet.training.schedule import Moment, chance, moment
 from hamlet.training.state import identity, load_state, save_state
@@ -45,7 +53,8 @@ class Engine:
         self, model: Any, recipe: Recipe, dataset: TrainingSet, teacher: TeacherCache | None, out: Path
     ) -> None:
         self.recipe, self.dataset, self.out, self.model = recipe, dataset, out, model
-        self.identity = identity(model, recipe, dataset, teacher)
+        # Accelerate keeps one precision a process, but a process may train twice.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             # Unless told so, accelerate forms no group of processes on the CPU.
             cpu=not torch.accelerator.is_available(),
@@ -55,6 +64,8 @@ class Engine:
         )
         device = self.accelerator.device
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        # Dropout, and on the CPU batch norm, differ with the number of processes.
+        self.identity = {**identity(model, recipe, dataset, teacher), "processes": processes}
         self.curriculum = Curriculum(
             dataset.labels,
             recipe,
@@ -80,6 +91,7 @@ class Engine:
         if recipe.compile:
             model.compile()
         self.learner, self.optimizer = self.accelerator.prepare(learner, optimizer)
+        self.statistics = statistics_of(self.learner)
         self.targets = TargetTable(dataset, teacher, device, recipe.loss.sampled_classes, recipe.seed)
         self.timer = StepTimer(device)
         self.timer.watch(self.learner)
@@ -93,7 +105,8 @@ class Engine:
             # Its own, so that opening a loader leaves the global one alone.
             generator=torch.Generator(),
         )
-        self.best: dict[str, float] = {}
+        self.best: dict[str, Any] = {}
+        self.validated = 0
         self.ending = False
         if (out / "checkpoint.pt").is_file():
             self._load(load_state(out / "checkpoint.pt", self.identity))
@@ -128,6 +141,7 @@ class Engine:
             if self.recipe.channels_last:
                 images = images.to(memory_format=torch.channels_last)
         self.optimizer.zero_grad()
+        before = [buffer.clone() for buffer in self.statistics]
         losses, each = self._backward(images, targets, now)
         with timer.part("communication"):
             told = torch.stack([*losses.values(), losses["loss"].new_tensor(float(ending))])
@@ -135,13 +149,13 @@ class Engine:
             seen, difficulties = accelerator.gather(targets.samples).tolist(), accelerator.gather(each).tolist()
         losses = dict(zip(losses, values, strict=True))
         if not all(map(math.isfinite, values)):
-            raise self._diverged(losses, seen, difficulties)
+            raise self._diverged(losses, seen, difficulties, images, before)
         with timer.part("optimizer"):
             clip = self.recipe.optimizer.gradient_clip
             norm = float(accelerator.clip_grad_norm_(self.learner.parameters(), clip))
             # With float16 such steps are expected: accelerate's scaler passes over them.
             if not math.isfinite(norm) and self.recipe.precision != "float16":
-                raise self._diverged({"gradient_norm": norm}, seen, difficulties)
+                raise self._diverged({"gradient_norm": norm}, seen, difficulties, images, before)
             self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.model)
@@ -174,11 +188,28 @@ class Engine:
             each.append(losses)
         return dict(zip(names, torch.stack(found).mean(0), strict=True)), torch.cat(each)
 
+    def is_due(self) -> bool:
+        """Whether the recipe wants a validation at this step, and it has not been made."""
+        every, step = self.recipe.validate_every, self.step
+        return every > 0 and (step % every == 0 or step == self.recipe.steps) and self.validated != step
+
     def validate(self, validate: Validate) -> float:
         """The mAP of the model as it is; best.pt is written where it is the best so far."""
-        found = validate(self.described_by)
+        model = self.described_by
+        if self.accelerator.num_processes > 1:
+            # On the CPU each process has its own statistics of batch norm; those of the first are saved.
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        found = validate(model)
+        if not math.isfinite(found):
+            raise ValueError(f"validate: got {found} after step {self.step}, expected a finite mAP")
+        of = getattr(validate, "digest", None)
+        if self.best and self.best["of"] != of:
+            warnings.warn("data.validation holds other pictures than before, so best.pt begins anew", stacklevel=2)
+            self.best = {}
+        self.validated = self.step
         if found > self.best.get("map", -math.inf):
-            self.best = {"map": found, "step": self.step}
+            self.best = {"map": found, "step": self.step, "of": of}
             self._save_model("best.pt", map=found)
         return found
 
@@ -194,6 +225,7 @@ class Engine:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "average": self.average.module.state_dict() if self.average is not None else None,
             "best": self.best,
+            "validated": self.validated,
         }
         save_state(self.out / "checkpoint.pt", self.identity, state)
         self.save_model()
@@ -215,10 +247,19 @@ class Engine:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
-        self.best = state["best"]
+        self.best, self.validated = state["best"], state["validated"]
 
-    def _diverged(self, values: dict[str, float], seen: Sequence[int], losses: Sequence[float]) -> DivergedError:
-        guilty = [sample for sample, loss in zip(seen, losses, strict=True) if not math.isfinite(loss)]
+    def _diverged(
+        self, values: dict[str, float], seen: list[int], losses: list[float], images: Tensor, before: list[Tensor]
+    ) -> DivergedError:
+        for buffer, kept in zip(self.statistics, before, strict=True):
+            buffer.copy_(kept)
+        # Batch norm spreads one sample's NaN over the batch: a view that is not finite tells more than the losses.
+        views = self.accelerator.gather(images.isfinite().flatten(1).all(1)).tolist()
+        guilty = [sample for sample, finite in zip(seen, views, strict=True) if not finite]
+        guilty = guilty or [sample for sample, loss in zip(seen, losses, strict=True) if not math.isfinite(loss)]
+        if len(set(guilty)) == len(set(seen)):
+            guilty = []
         ids = getattr(self.dataset, "ids", None)
         names = {sample: ids[sample] if ids else str(sample) for sample in sorted(set(seen))}
         if self.accelerator.is_main_process:

@@ -13,8 +13,9 @@ from hamlet.training.recipe import AugmentRecipe
 class LandmarkDataset(PictureSet):
     """The cleaned training set, read from its own files: 1,580,470 pictures of 81,313 landmarks.
 
-    The coarser labels are the landmark's hierarchical label and its supercategory; landmarks without one, which the
-    files leave empty, share a label of each level. Pictures are not read beforehand, as that many would take hours: one
+    The coarser labels are the landmark's hierarchical label and its supercategory; a landmark of which the files leave
+    one empty has none of that level (-1). Their "category" is the page about the landmark itself, so it tells no more
+    than the label. Pictures are not read beforehand, as that many would take hours: one
     that is broken stops training with its name.
 
     Args:

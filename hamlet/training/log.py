@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -25,7 +27,7 @@ class Log:
         step: steps that the run has taken, as its checkpoint knows them. What a killed run told after that is taken
             back here, as it will be done again.
         steps: steps of the whole run.
-        writes: False in all processes but one, which keep the records in memory alone.
+        writes: False in all processes but one, which tell of nothing.
         progress: show a bar on stderr.
 
     Raises:
@@ -34,13 +36,14 @@ class Log:
 
     def __init__(self, out: Path, step: int, steps: int, *, writes: bool = True, progress: bool = True) -> None:
         self.out, self.step, self.writes = out, step, writes
-        self.records = _first_records(out / "history.jsonl", step)
+        self._last = _last_record(out / "history.jsonl", step)
+        self._taken = 0
         shown = progress and writes
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
         self._bar = Progress(
             *columns, TimeRemainingColumn(), console=Console(stderr=True, quiet=not shown), disable=not shown
         )
-        loss = f"loss {self.records[-1]['loss']:.3f}" if self.records else ""
+        loss = f"loss {self._last['loss']:.3f}" if self._last else ""
         self._task = self._bar.add_task("", total=steps, completed=step, told=loss)
         self._file: TextIO | None = None
         self._timing: TextIO | None = None
@@ -49,12 +52,8 @@ class Log:
 
     def __enter__(self) -> Log:
         if self.writes:
-            path = self.out / "history.jsonl"
-            text = "".join(map(_line, self.records))
-            with replacing(path) as file:
-                file.write(text.encode())
-            self._file = open(path, "a", encoding="utf-8")
-            self._timing = open(self.out / "timing.jsonl", "a", encoding="utf-8")
+            self._file = _open_at(self.out / "history.jsonl", self.step)
+            self._timing = _open_at(self.out / "timing.jsonl", self.step)
             self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step + 1)
         self._bar.start()
         return self
@@ -64,14 +63,14 @@ class Log:
     ) -> None:
         self._bar.stop()
         if self._spent:
-            self._bar.console.print(f"a step took {shares(self._spent, len(self.records) - self.step)}", soft_wrap=True)
+            self._bar.console.print(f"a step took {shares(self._spent, self._taken)}", soft_wrap=True)
         for open_file in (self._file, self._timing, self._board):
             if open_file is not None:
                 open_file.close()
 
     def append(self, record: dict[str, float], seconds: dict[str, float]) -> None:
         """Tell of a step: its record, which is the same in every run of the recipe, and where its time went."""
-        self.records.append(record)
+        self._last, self._taken = record, self._taken + 1
         self._bar.update(self._task, advance=1, told=f"loss {record['loss']:.3f}")
         for part, spent in seconds.items():
             self._spent[part] = self._spent.get(part, 0.0) + spent
@@ -83,6 +82,17 @@ class Log:
         for name, value in record.items():
             if name != "step":
                 self._board.add_scalar(name, value, int(record["step"]))
+
+    def amend(self, **more: float) -> None:
+        """Add to the last record what was found after it was written, such as a validation."""
+        if self._file is None or self._board is None or self._last is None:
+            return
+        self._last |= more
+        step = int(self._last["step"])
+        self._file.close()
+        self._file = _open_at(self.out / "history.jsonl", step - 1, self._last)
+        for name, value in more.items():
+            self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Make sure that all is on the disk, as it must be before a checkpoint counts on it."""
@@ -106,14 +116,39 @@ def _line(record: dict[str, float]) -> str:
     return json.dumps(record) + "\n"
 
 
-def _first_records(path: Path, steps: int) -> History:
-    records: History = []
-    lines = path.read_text(encoding="utf-8").splitlines()[:steps] if steps and path.is_file() else []
-    for line in lines:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+def read_records(path: Path) -> History:
+    """The records in a file of JSON lines, up to the first that a killed run left torn."""
+    return [record for _, record in _whole_lines(path)]
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, float]]]:
+    if not path.is_file():
+        return
+    with open(path, "rb") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n") or not isinstance(record, dict):
+                return
+            yield line, record
+
+
+def _last_record(path: Path, steps: int) -> dict[str, float] | None:
+    """The record of the last of so many steps, None before the first."""
+    number, last = 0, None
+    for number, (_, last) in enumerate(islice(_whole_lines(path), steps), start=1):
+        if last.get("step") != number:
             break
-    if [record.get("step") for record in records] != list(range(1, steps + 1)):
+    if number != steps or (last is not None and last.get("step") != steps):
         raise ValueError(f"out: {path} lacks steps that the checkpoint beside it has; give another folder")
-    return records
+    return last
+
+
+def _open_at(path: Path, steps: int, *last: dict[str, float]) -> TextIO:
+    """Open a file of records for more: cut to those of so many steps, with the last ones in place of what followed."""
+    with replacing(path) as file:
+        file.writelines(line for line, record in _whole_lines(path) if record.get("step", steps + 1) <= steps)
+        file.writelines(_line(record).encode() for record in last)
+    return open(path, "a", encoding="utf-8")

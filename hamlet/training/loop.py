@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hamlet.training.data import TrainingSet
 from hamlet.training.engine import Engine, Validate
-from hamlet.training.log import History, Log
+from hamlet.training.log import History, Log, read_records
 from hamlet.training.plots import plot_run
 from hamlet.training.recipe import Recipe
 from hamlet.training.teacher import TeacherCache
@@ -52,10 +53,11 @@ def train(
         stop_after: stop, with a checkpoint, once this many steps have been taken in all.
 
     Returns:
-        A dict for each step from the first: "step" (from 1), "loss", "loss/NAME" for each loss before its weight, "lr",
-        "gradient_norm" (before clipping), "pool" (share of the samples in use), "stage", "temperature", "image_size",
-        "drawn/1" to "drawn/10" (samples of each tenth of the ranking by difficulty, where there is one), and
-        "validation/map" after the steps that were validated.
+        In the first process a dict for each step from the first, in the others none. Its keys: "step" (from 1), "loss",
+        "loss/NAME" for each loss that the stage weighs, before its weight, "lr", "gradient_norm" (before clipping),
+        "pool" (share of the samples in use), "stage", "temperature", "image_size", "drawn/1" to "drawn/10" (samples of
+        each tenth of the ranking by difficulty, where there is one), and "validation/map" after the steps that were
+        validated.
 
     Raises:
         ValueError: a recipe that does not fit the dataset or the teacher; a checkpoint of another run.
@@ -95,28 +97,39 @@ def train(
     ):
         if writes:
             recipe.save(engine.out / "recipe.yaml")
+
+        def score_if_due() -> None:
+            # A step's state is saved before it is validated, which may take longer than a batch system waits. So a
+            # run may go on at a step that is not validated yet.
+            if validate is not None and engine.step and engine.is_due():
+                log.amend(**{"validation/map": engine.validate(validate)})
+                log.sync()
+                engine.save()
+
+        score_if_due()
         while engine.step < last and not engine.ending:
             for samples, images in engine.timer.waited_for(engine.loader):
                 record = engine.train_step(samples, images, termination.asked)
                 seconds = engine.timer.take()
                 ends = engine.step == last or engine.ending
-                if validate is not None and _is_due(recipe.validate_every, engine.step, recipe.steps):
-                    record["validation/map"] = engine.validate(validate)
                 log.append(record, seconds)
-                if ends or engine.step % recipe.checkpoint_every == 0:
+                due = validate is not None and engine.is_due()
+                if ends or due or engine.step % recipe.checkpoint_every == 0:
                     log.sync()
                     engine.save()
+                if not engine.ending:
+                    score_if_due()
                 if ends:
                     break
         # The run may have been killed between its last checkpoint and the model's file.
         engine.save_model()
-        if writes:
-            plot_run(engine.out)
-    if engine.ending and engine.step < last:
+    if writes:
+        _plot(engine.out)
+    if engine.ending and (engine.step < last or (validate is not None and engine.is_due())):
         raise Terminated(engine.step)
     if engine.average is not None:
         model.load_state_dict(engine.described_by.state_dict())
-    return log.records
+    return read_records(engine.out / "history.jsonl") if writes else []
 
 
 def aligned(teacher: TeacherCache | None, dataset: TrainingSet) -> TeacherCache | None:
@@ -131,5 +144,8 @@ def aligned(teacher: TeacherCache | None, dataset: TrainingSet) -> TeacherCache 
     return teacher
 
 
-def _is_due(every: int, step: int, steps: int) -> bool:
-    return every > 0 and (step % every == 0 or step == steps)
+def _plot(out: Path) -> None:
+    try:
+        plot_run(out)
+    except Exception as error:  # whatever a picture fails of, the run is done
+        warnings.warn(f"{out / 'training.png'} cannot be drawn ({type(error).__name__}: {error})", stacklevel=3)

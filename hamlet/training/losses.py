@@ -14,7 +14,8 @@ budget          the mean radius of the attention windows, which is what they cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -64,7 +65,7 @@ class Targets:
     Args:
         samples: int (B,), places in the training set.
         labels: int (B,).
-        coarse: int (B,) for each coarser level of the labels.
+        coarse: int (B,) for each coarser level of the labels; -1 where a sample has none.
         teacher, captions: (B, W), or None.
         outputs: (B, P), the teacher's own logits, or None.
         classes: int, sorted: the classes that the softmax is over, those of the batch's labels among them; None: all.
@@ -97,10 +98,11 @@ class Objective(nn.Module):
 
     Args:
         recipe: margins, scale and distilled levels.
-        stages: only what some stage gives weight to is built and computed.
+        stages: only what some stage gives weight to is built.
         descriptor_dim: length of the descriptors.
         level_dims: channels of the model's level embeddings.
-        classes: number of classes; coarse_classes: that of each coarser level of the labels.
+        classes: number of classes; coarse_classes: that of each coarser level of the labels. A level of one class
+            tells nothing apart and is left out.
         teacher: needed where a stage weighs distillation or consistency.
 
     Raises:
@@ -119,16 +121,17 @@ class Objective(nn.Module):
         teacher: TeacherCache | None = None,
     ) -> None:
         super().__init__()
-        self.used = {name for name in TERMS if any(getattr(stage, name) for stage in stages)}
-        _check_means(stages, self.used, coarse_classes, teacher)
+        used = {name for name in TERMS if any(getattr(stage, name) for stage in stages)}
+        levels = {level: count for level, count in enumerate(coarse_classes) if count > 1}
+        _check_means(stages, used, levels, teacher)
 
         self.classification = Classifier(classes, descriptor_dim, recipe)
         whole = replace(recipe, sampled_classes=0)
-        coarse = coarse_classes if "coarse" in self.used else ()
-        self.coarse = nn.ModuleList(Classifier(count, descriptor_dim, whole) for count in coarse)
+        self.coarse_levels = tuple(levels) if "coarse" in used else ()
+        self.coarse = nn.ModuleList(Classifier(levels[level], descriptor_dim, whole) for level in self.coarse_levels)
         self.distilled = tuple(_level(level, len(level_dims)) for level in recipe.distilled_levels)
         self.mkdm = None
-        if teacher is not None and {"distillation", "consistency"} & self.used:
+        if teacher is not None and {"distillation", "consistency"} & used:
             self.mkdm = MKDM(
                 descriptor_dim,
                 teacher.embeddings.shape[1],
@@ -141,12 +144,16 @@ class Objective(nn.Module):
     def forward(
         self, descriptors: Tensor, maps: Maps, targets: Targets, stage: StageRecipe, temperature: float
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The weighted sum; each loss before its weight, detached; and each sample's classification loss (B,)."""
+        """The weighted sum; each loss that the stage weighs, before its weight and detached; and each sample's
+        classification loss (B,), whatever its weight, since a curriculum may rank by it."""
         descriptors = descriptors.float()
         levels = [embedding.float() for embedding in maps.level_embeddings]
-        each = self.classification(descriptors, targets.labels, targets.classes)
-        terms = {"classification": each.mean()}
-        if self.mkdm is not None and targets.teacher is not None and "distillation" in self.used:
+        terms: dict[str, Tensor] = {}
+        with nullcontext() if stage.classification else torch.no_grad():
+            each = self.classification(descriptors, targets.labels, targets.classes)
+        if stage.classification:
+            terms["classification"] = each.mean()
+        if stage.distillation and self.mkdm is not None and targets.teacher is not None:
             distilled = [levels[level] for level in self.distilled]
             terms["distillation"] = self.mkdm(
                 descriptors,
@@ -156,17 +163,28 @@ class Objective(nn.Module):
                 temperature=temperature,
                 teacher_logits=targets.outputs,
             )
-        if self.mkdm is not None and targets.captions is not None and "consistency" in self.used:
+        if stage.consistency and self.mkdm is not None and targets.captions is not None:
             terms["consistency"] = self.mkdm.consistency(descriptors, targets.captions, targets.samples, gathered)
-        if "hierarchy" in self.used:
+        if stage.hierarchy:
             terms["hierarchy"] = structure_loss([gathered(level) for level in levels])
-        if "coarse" in self.used:
-            pairs = zip(self.coarse, targets.coarse, strict=True)
-            terms["coarse"] = torch.stack([loss(descriptors, labels).mean() for loss, labels in pairs]).mean()
-        if "budget" in self.used:
+        if stage.coarse:
+            terms["coarse"] = self._coarse(descriptors, targets)
+        if stage.budget:
             terms["budget"] = maps.mean_radius.float()
         total = torch.stack([getattr(stage, name) * loss for name, loss in terms.items()]).sum()
         return total, {name: loss.detach() for name, loss in terms.items()}, each.detach()
+
+    def _coarse(self, descriptors: Tensor, targets: Targets) -> Tensor:
+        """The mean over the levels of each one's mean over the samples that have a label of it."""
+        losses = []
+        for loss, level in zip(self.coarse, self.coarse_levels, strict=True):
+            labels = targets.coarse[level]
+            everyone = gathered(labels)
+            # Processes may differ in how many of their samples have one: as many shares as there are samples make the
+            # mean over the processes that of the whole batch.
+            share = len(labels) * (everyone >= 0).sum().clamp(min=1) / len(everyone)
+            losses.append(loss(descriptors, labels).sum() / share)
+        return torch.stack(losses).mean()
 
 
 class Learner(nn.Module):
@@ -239,17 +257,17 @@ class TargetTable:
 
 
 def _check_means(
-    stages: Sequence[StageRecipe], used: set[str], coarse_classes: Sequence[int], teacher: TeacherCache | None
+    stages: Sequence[StageRecipe], used: set[str], coarse_levels: Mapping[int, int], teacher: TeacherCache | None
 ) -> None:
-    if "coarse" in used and not coarse_classes:
-        raise ValueError("stages: coarse has weight, but the training set has no coarser labels")
+    if "coarse" in used and not coarse_levels:
+        raise ValueError("stages: coarse has weight, but the training set has no coarser labels that tell any apart")
     if "distillation" in used and teacher is None:
         raise ValueError("stages: distillation has weight, but there is no teacher (data.teacher)")
     outputs = any(stage.distillation and stage.alpha for stage in stages)
     if outputs and teacher is not None and teacher.prototypes is None and teacher.logits is None:
         raise ValueError("stages: alpha above 0 follows outputs, but the teacher has no prototypes and no logits")
-    if "consistency" in used and (teacher is None or teacher.captions is None):
-        raise ValueError("stages: consistency has weight, but there is no teacher with captions")
+    if "consistency" in used and (teacher is None or teacher.captions is None or not teacher.captions.any()):
+        raise ValueError("stages: consistency has weight, but there is no teacher with captions of these pictures")
 
 
 def _level(level: int, levels: int) -> int:

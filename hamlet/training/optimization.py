@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from hamlet.training.recipe import OptimizerRecipe
 
@@ -53,11 +53,22 @@ def still_statistics(module: nn.Module) -> Iterator[None]:
 
     Computing activations again would count each batch twice.
     """
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = _batch_norms(module)
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
         norm.num_batches_tracked = None
-    yield
-    for norm, (momentum, tracked) in zip(norms, before, strict=True):
-        norm.momentum, norm.num_batches_tracked = momentum, tracked
+    try:
+        yield
+    finally:
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def statistics_of(module: nn.Module) -> list[Tensor]:
+    """The running statistics of batch norm, which a forward in training mode changes."""
+    return [buffer for norm in _batch_norms(module) for buffer in norm.buffers()]
+
+
+def _batch_norms(module: nn.Module) -> list[Any]:
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]

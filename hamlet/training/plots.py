@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hamlet.files import replacing
+from hamlet.training.log import read_records
 from hamlet.training.timing import PARTS
 
 COLUMNS = 200
@@ -21,13 +21,14 @@ def plot_run(out: Path) -> None:
     """Draw training.png from a run's history.jsonl and timing.jsonl; nothing is drawn before the first step."""
     from matplotlib.figure import Figure
 
-    history, timing = (_read(out / name) for name in ("history.jsonl", "timing.jsonl"))
+    history, timing = (read_records(out / name) for name in ("history.jsonl", "timing.jsonl"))
     if not history:
         return
     steps = [record["step"] for record in history]
     figure = Figure(figsize=(10, 11), layout="constrained")
     losses, pace, drawn, seconds = figure.subplots(4, 1, height_ratios=(3, 2, 3, 3))
-    for name in (name for name in history[0] if name.startswith("loss")):
+    # Each stage has the losses that it weighs.
+    for name in dict.fromkeys(name for record in history for name in record if name.startswith("loss")):
         losses.plot(*_columns(steps, [record.get(name, np.nan) for record in history]), label=name)
     losses.set(ylabel="loss", yscale="symlog")
     losses.legend(fontsize=7, ncols=4)
@@ -77,7 +78,3 @@ def _columns(steps: list[float], values: list[float]) -> tuple[list[float], list
     count = min(COLUMNS, len(steps))
     places = np.array_split(np.array(steps, float), count)
     return [column.mean() for column in places], [column.mean() for column in np.array_split(values, count)]
-
-
-def _read(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -207,9 +207,11 @@ class StageRecipe:
     def __post_init__(self) -> None:
         _check(self.image_size is None or self.image_size >= 1, "image_size", self.image_size, "1 or more")
         _check(0 < self.until <= 1, "until", self.until, "more than 0, at most 1")
-        for name in ("classification", "distillation", "consistency", "hierarchy", "coarse", "budget"):
-            weight = getattr(self, name)
+        names = ("classification", "distillation", "consistency", "hierarchy", "coarse", "budget")
+        weights = {name: getattr(self, name) for name in names}
+        for name, weight in weights.items():
             _check(0 <= weight < float("inf"), name, weight, "a finite weight, 0 or more")
+        _check(any(weights.values()), "weights", weights, "one above 0")
         _check(0 <= self.alpha <= 1, "alpha", self.alpha, "0 to 1")
         _check(min(self.temperature) > 0, "temperature", self.temperature, "two numbers above 0")
 

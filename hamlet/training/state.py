@@ -16,10 +16,11 @@ from hamlet.training.recipe import Recipe
 from hamlet.training.teacher import TeacherCache
 
 FORMAT = "hamlet-training"
-VERSION = 2
+VERSION = 3
 HARMLESS = {
     "recipe.checkpoint_every",
     "recipe.validate_every",
+    "recipe.curriculum.file",
     *(f"recipe.data.{name}" for name in ("workers", "root", "teacher", "validation")),
 }
 """What may differ when a run is taken up again: speed, and where things lie, as long as pictures keep their names."""
@@ -28,6 +29,7 @@ HARMLESS = {
 def identity(model: Any, recipe: Recipe, dataset: Any, teacher: TeacherCache | None) -> dict[str, Any]:
     """All that decides a run's course, as dotted names and plain values."""
     labels = [[int(label) for label in level] for level in (dataset.labels, *getattr(dataset, "hierarchy", ()))]
+    file = recipe.curriculum.file
     samples = json.dumps([list(getattr(dataset, "ids", ())), labels])
     return _flat(
         {
@@ -35,6 +37,7 @@ def identity(model: Any, recipe: Recipe, dataset: Any, teacher: TeacherCache | N
             "model": {"name": model.name, **to_plain(model.config)},
             "dataset": hashlib.sha256(samples.encode()).hexdigest()[:16],
             "teacher": teacher.fingerprint() if teacher is not None else None,
+            "difficulty": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file is not None else None,
         }
     )
 
@@ -63,17 +66,20 @@ def load_state(path: Path, who: Mapping[str, Any]) -> dict[str, Any]:
             f"out: {path} was written by another version of hamlet (format {content.get('version')}, this one reads "
             f"{VERSION}), so the run cannot go on; give another folder, or load its model.pt"
         )
-    before = content["identity"]
-    names = sorted((before.keys() | who.keys()) - HARMLESS)
+    check_same(path, content["identity"], who)
+    state: dict[str, Any] = content["state"]
+    return state
+
+
+def check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError where a file is of a run that would have gone otherwise, with what differs."""
     differing = [
-        f"{name.removeprefix('recipe.')}={before.get(name)!r} (now {who.get(name)!r})"
-        for name in names
-        if before.get(name) != who.get(name)
+        f"{name.removeprefix('recipe.')}={before.get(name)!r} (now {now.get(name)!r})"
+        for name in sorted((before.keys() | now.keys()) - HARMLESS)
+        if before.get(name) != now.get(name)
     ]
     if differing:
         raise ValueError(f"out: {path} is of a run with {', '.join(differing)}; give the same, or another folder")
-    state: dict[str, Any] = content["state"]
-    return state
 
 
 def _flat(plain: Any, name: str = "") -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,9 @@ class FolderValidation:
         longest_side: in pixels.
         progress: show a bar on stderr while the pictures are checked.
 
+    Attributes:
+        digest: changes with what is measured.
+
     Raises:
         ValueError: a folder that is none, or where no class has two pictures.
     """
@@ -45,6 +51,7 @@ class FolderValidation:
         if np.bincount(self.labels).max() < 2:
             raise ValueError(f"data.validation: {root} has one picture a class, expected two or more in some")
         self.longest_side = longest_side
+        self.digest = self._digest()
 
     def __call__(self, model: nn.Module) -> float:
         state: Any = PartialState()
@@ -56,6 +63,18 @@ class FolderValidation:
         found = sorted(gather_object(rows)) if state.num_processes > 1 else rows
         described = np.stack([row for _, row in found])
         return self._map(described)
+
+    def _digest(self) -> str:
+        """Sixteen hexadecimal digits that tell apart what is measured: the pictures' content, classes and size."""
+
+        def content(name: str) -> str:
+            with open(self.pictures.root / name, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
+        with ThreadPoolExecutor() as threads:
+            contents = list(threads.map(content, self.pictures.ids))
+        told = json.dumps([self.pictures.ids, contents, self.labels.tolist(), self.longest_side])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def _describe(self, model: nn.Module, places: range) -> list[Any]:
         device = next(model.parameters()).device

@@ -1,6 +1,6 @@
 """Runs in processes of their own, forked from one that has imported everything: to be killed, or to work together.
 
-``python -m tests.training.processes killed OUT``, ``... two OUT``, ``... terminated OUT`` or ``... gradients OUT``.
+``python -m tests.training.processes NAME OUT``, with the name of one of its functions.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from hamlet.training import Terminated
+from hamlet.training import DivergedError, Terminated
 from hamlet.training.engine import Engine
 from hamlet.training.loop import aligned
 from hamlet.training.schedule import moment
@@ -120,6 +122,32 @@ def gradients(out: Path) -> None:
     finish(*pair(task("alone-two", *alone, "accumulate=3")))
 
 
+def statistics(out: Path) -> None:
+    """What two processes have in batch norm after a loss that was not finite, and what they validate with."""
+    finish(*pair(lambda: _write_statistics(out)))
+
+
+def _write_statistics(out: Path) -> None:
+    recipe = tiny.recipe("curriculum.difficulty=none", "optimizer.lr=0.001")
+    dataset = tiny.Blobs()
+    engine = Engine(tiny.make(), recipe, dataset, aligned(tiny.teacher(), dataset), out / "run")
+    try:
+        while True:
+            for samples, images in engine.loader:
+                engine.train_step(samples, images)
+                dataset.spoilt = 5 if engine.step > 1 else None
+    except DivergedError:
+        before = engine.model.norm.running_mean.clone()
+    found: list[Tensor] = []
+
+    def describe(model: Any) -> float:
+        found.append(model.norm.running_mean.clone())
+        return 0.5
+
+    engine.validate(describe)
+    torch.save([before, *found], out / f"{engine.accelerator.process_index}.pt")
+
+
 def _write_gradients(path: Path, settings: tuple[str, ...]) -> None:
     recipe = tiny.recipe("loss.scale=3.0", *settings)
     model = tiny.make(tiny.TinyConfig(dropout=0.0, normalise=False))
@@ -137,4 +165,5 @@ def _write_gradients(path: Path, settings: tuple[str, ...]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"killed": killed, "two": two, "terminated": terminated, "gradients": gradients}[sys.argv[1]](Path(sys.argv[2]))
+    tasks = (killed, two, terminated, gradients, statistics)
+    {task.__name__: task for task in tasks}[sys.argv[1]](Path(sys.argv[2]))

@@ -46,8 +46,6 @@ def test_subcenter_takes_the_nearest_vector_of_a_class() -> None:
 def test_madacos_gives_the_median_sample_its_probability() -> None:
     torch.manual_seed(0)
     classifier = Classifier(classes=50, dim=8, recipe=LossRecipe(classifier="madacos"))
-    with torch.no_grad():
-        classifier.loss.W.mul_(1)
     labels = torch.arange(5)
     vectors = torch.nn.functional.normalize(classifier.loss.W.detach(), dim=0).T[labels]
     descriptors = torch.nn.functional.normalize(vectors + 0.2 * torch.randn(5, 8), dim=1)
@@ -118,3 +116,8 @@ def test_sampled_classes_hold_the_batch_and_change_with_the_step() -> None:
 def test_margins_beyond_their_unit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"margin: got 28\.6, expected a cosine"):
         LossRecipe(classifier="cosface")
+
+
+def test_madacos_of_one_class_is_no_loss() -> None:
+    loss = made("madacos", unit(0.0), classes=1)
+    assert loss(unit(60.0, 20.0), torch.tensor([0, 0])).tolist() == [0.0, 0.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from itertools import chain
 
@@ -115,6 +116,24 @@ def test_a_class_smaller_than_asked_for_comes_in_several_views() -> None:
     (batch,) = list(curriculum)
     assert Counter(sample for sample, *_ in batch) == {0: 2, 1: 2, 2: 2}
     assert len({seed for _, seed, _ in batch}) == 6
+
+
+def test_samples_of_a_rare_shape_come_as_often_as_others() -> None:
+    # One sample of the second shape among 25; filled up to a batch of six each round, it would come six times as often.
+    shapes = [0] * 24 + [1]
+    settings = recipe(*PLAIN, "steps=6000")
+    counts = Counter(flat(rounds(Curriculum([0] * 25, settings, shapes=shapes), steps=6000)))
+    assert set(counts) == set(range(25))
+    assert counts[24] == pytest.approx(36000 / 25, rel=0.25)
+
+
+def test_a_class_each_of_a_hundred_thousand_is_dealt_out_in_a_moment() -> None:
+    settings = recipe(*PLAIN, "data.samples_per_class=2")
+    begun = time.process_time()
+    curriculum = Curriculum(range(100_000), settings)
+    # About a second; a pass over all samples for each class took minutes.
+    assert time.process_time() - begun < 10
+    assert all(counts == 2 for counts in Counter(curriculum.round.ravel().tolist()).values())
 
 
 def test_processes_share_each_batch() -> None:

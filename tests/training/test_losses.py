@@ -161,3 +161,45 @@ def test_target_table_gathers_rows() -> None:
     assert targets.teacher is not None
     assert targets.teacher.tolist() == [[4.0, 5.0], [0.0, 1.0]]
     assert targets.captions is None
+
+
+def test_a_loss_is_computed_in_the_stages_that_weigh_it_alone() -> None:
+    # Without prototypes the second stage, whose alpha is the default, could not follow the teacher's outputs.
+    stages = [StageRecipe(until=0.5, distillation=1.0, alpha=0.0), StageRecipe(distillation=0.0, hierarchy=1.0)]
+    cache = TeacherCache(("a", "b"), torch.eye(2))
+    whole = Objective(LossRecipe(), stages, descriptor_dim=2, level_dims=[], classes=2, teacher=cache)
+    targets = Targets(torch.arange(2), torch.tensor([0, 1]), teacher=torch.eye(2))
+    found = [whole(unit(0.0, 90.0), maps_of([unit(0.0, 9.0)] * 2), targets, stage, 1.0)[1] for stage in stages]
+    assert [list(terms) for terms in found] == [["classification", "distillation"], ["classification", "hierarchy"]]
+
+
+def test_a_stage_without_classification_still_tells_each_loss() -> None:
+    stage = StageRecipe(classification=0.0, hierarchy=1.0)
+    whole = Objective(LossRecipe(), [stage], descriptor_dim=2, level_dims=[], classes=2)
+    levels = [unit(0.0, 9.0).requires_grad_(), unit(0.0, 90.0)]
+    total, terms, each = whole(unit(0.0, 90.0), maps_of(levels), Targets(torch.arange(2), torch.arange(2)), stage, 1.0)
+    total.backward()
+    assert list(terms) == ["hierarchy"]
+    assert each.shape == (2,)
+    assert whole.classification.loss.W.grad is None
+
+
+@pytest.mark.parametrize("kind", ["arcface", "madacos"])
+def test_coarse_loss_is_over_the_samples_and_levels_that_have_labels(kind: str) -> None:
+    recipe, stage = LossRecipe(classifier=kind, margin=10.0), StageRecipe(coarse=1.0)  # type: ignore[arg-type]
+    whole = Objective(recipe, [stage], descriptor_dim=2, level_dims=[], classes=4, coarse_classes=[1, 3])
+    assert len(whole.coarse) == 1  # the level of one class tells nothing apart
+    labels = torch.arange(4)
+    coarse = [torch.zeros(4, dtype=torch.long), torch.tensor([2, -1, 0, -1])]
+    descriptors = unit(0.0, 40.0, 90.0, 200.0)
+    _, terms, _ = whole(descriptors, maps_of([]), Targets(labels, labels, coarse), stage, 1.0)
+    expected = whole.coarse[0](descriptors[[0, 2]], torch.tensor([2, 0])).mean()
+    assert terms["coarse"].item() == pytest.approx(expected.item(), rel=1e-5)
+    nobody = [coarse[0], torch.full((4,), -1)]
+    assert whole(descriptors, maps_of([]), Targets(labels, labels, nobody), stage, 1.0)[1]["coarse"] == 0
+
+
+def test_captions_of_other_pictures_are_no_captions() -> None:
+    cache = TeacherCache(("a", "b"), torch.eye(2), captions=torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="no teacher with captions of these pictures"):
+        objective(StageRecipe(consistency=1.0), cache)

@@ -78,6 +78,7 @@ def test_overrides(file: Path) -> None:
         ("augment.scale=[0.5]", r"augment\.scale: got \[0\.5\], expected tuple"),
         ("augment.scale=[0.5, wide]", r"augment\.scale\.1: got 'wide', expected float"),
         ("augment.flip=2", r"augment\.flip: got 2\.0, expected 0 to 1"),
+        ("stages=[{classification: 0}]", r"stages\.0\.weights: got .*, expected one above 0"),
         ("stages=[]", "stages: got"),
         ("stages=[{until: 0.9}]", "stages: got"),
         ("stages=[{until: 0.9}, {until: 0.5}, {}]", "stages: got"),
