@@ -7,6 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamlet.nn import grid
+from hamlet.nn.branch import branch_end
+
+BEGINNING = 0.05
+"""Of the perceptron: a linear map of fresh features tells images apart better."""
 
 
 class GRGM(nn.Module):
@@ -78,14 +82,12 @@ class GRGM(nn.Module):
 
 
 class _ResidualMLP(nn.Module):
-    """A perceptron beside a linear map. It begins small: a linear map of fresh features tells images apart better."""
+    """A perceptron, which begins small, beside a linear map."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        last = nn.Linear(inputs, outputs)
-        nn.init.trunc_normal_(last.weight, std=0.002)
-        nn.init.zeros_(last.bias)
+        last = branch_end(inputs, outputs, BEGINNING)
         self.layers = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, inputs), nn.GELU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
