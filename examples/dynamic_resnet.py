@@ -40,7 +40,7 @@ def is_same(convolution: nn.Conv2d) -> bool:
 
 
 def make_dynamic(model: nn.Module, banks: int = 4) -> nn.Module:
-    """Replace every 3x3 convolution of a model, in place, that pads with zeros by its dilation, as the operator does."""
+    """Replace every 3x3 convolution of a model, in place, that pads as the operator does."""
     for name, child in model.named_children():
         if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3) and is_same(child):
             setattr(model, name, DynamicConv2d(child, banks))

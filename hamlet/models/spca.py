@@ -44,8 +44,8 @@ class Spca(Model):
     The context of a pixel is what tokens its surroundings are made of, near and farther; see :class:`SpatialContext`.
     Features are queries, the context is keys and values, and the attention begins at zero. Ours: tokens are ordinary
     parameters, which the gradient alone moves; the paper also updates them on line. The authors' code normalises the
-    tokens and projects the context to the features' channels before the attention; here its keys and values do. Published with ArcFace of scale 32
-    and margin 0.15 radians.
+    tokens and projects the context to the features' channels before the attention; here its keys and values do.
+    Published with ArcFace of scale 32 and margin 0.15 radians.
 
     Example:
         >>> model = Spca(SpcaConfig("resnet18", descriptor_dim=64)).eval()
