@@ -46,8 +46,11 @@ class Gem(Model):
         super().__init__(config, (-1,), pretrained)
         self.power = nn.Parameter(torch.tensor(float(check_power(config.power))))
         self.whiten = whitening(self.hfe.channels[0], config.descriptor_dim)
-        self.centre = nn.BatchNorm1d(config.descriptor_dim) if config.centre else nn.Identity()
+        self.centre = nn.BatchNorm1d(config.descriptor_dim) if config.centre else None
 
     def forward_head(self, features: Sequence[Tensor], extents: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
         pooled, share = generalised_mean(features[0], self.power, extent_of(extents, 0))
-        return unit(self.centre(self.whiten(pooled))), Maps.plain(share, 0, extents, [pooled])
+        vector = self.whiten(pooled)
+        if self.centre is not None:
+            vector = self.centre(vector)
+        return unit(vector), Maps.plain(share, 0, extents, [pooled])
