@@ -33,10 +33,16 @@ class DynamicConv2d(nn.Module):
         return dynamic_conv2d(x, weight, self.bias, stride=self.stride, dilation=self.dilation, groups=self.groups)
 
 
+def is_same(convolution: nn.Conv2d) -> bool:
+    """Whether a convolution pads as :func:`hamlet.ops.dynamic_conv2d` does, and has one stride and dilation."""
+    square = len(set(convolution.stride)) == len(set(convolution.dilation)) == 1
+    return square and convolution.padding_mode == "zeros" and convolution.padding == convolution.dilation
+
+
 def make_dynamic(model: nn.Module, banks: int = 4) -> nn.Module:
-    """Replace every 3x3 convolution of a model, in place."""
+    """Replace every 3x3 convolution of a model, in place, that pads as the operator does."""
     for name, child in model.named_children():
-        if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
+        if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3) and is_same(child):
             setattr(model, name, DynamicConv2d(child, banks))
         else:
             make_dynamic(child, banks)

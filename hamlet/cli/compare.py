@@ -45,11 +45,10 @@ def compare(
     from hamlet.compare.report import comparison_columns, comparison_rows
     from hamlet.models import UNAVAILABLE
     from hamlet.models.registry import FAMILIES
-    from hamlet.training import load_recipe
 
     chosen = _split(models) or list(FAMILIES)
     recipes = comparison_recipes(recipe, settings or (), models=chosen, backbones=_split(backbones), seeds=seeds)
-    base = load_recipe(recipe, settings or ())
+    base = recipes[0]
     task: Task
     if recipe == "demo":
         if dataset or data is not None:

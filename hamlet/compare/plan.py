@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hamlet.models.registry import FAMILIES, check_available, split
+from hamlet.models.registry import FAMILIES, UNAVAILABLE, check_available, split
 from hamlet.training import Recipe, load_recipe
 
 PLAIN = ("model.options={}", "loss.distilled_levels=[]")
@@ -51,7 +51,9 @@ def comparison_recipes(
     for model in models:
         check_available(model)
         if model not in FAMILIES:
-            raise ValueError(f"models: got {model!r}, expected some of {', '.join(FAMILIES)}")
+            known = f"{', '.join(FAMILIES)}; not available: {', '.join(UNAVAILABLE)}"
+            raise ValueError(f"models: got {model!r}, expected some of {known}")
+    overrides = with_warmup(recipe, overrides)
     first = load_recipe(recipe, overrides).seed
     names = [(model, f"{model}_{backbone}") for backbone in backbones for model in models]
     for _, name in names:
@@ -61,6 +63,20 @@ def comparison_recipes(
         for model, name in names
         for number in range(seeds)
     ]
+
+
+def with_warmup(recipe: str | Path, overrides: Sequence[str]) -> list[str]:
+    """Overrides that, where they set the steps and not the warm-up, keep the share of the steps that it takes.
+
+    Example:
+        >>> with_warmup("demo", ["steps=25"])
+        ['steps=25', 'optimizer.warmup=2']
+    """
+    given = {key: value for key, _, value in (each.partition("=") for each in overrides)}
+    if "optimizer.warmup" in given or not given.get("steps", "").isdecimal():
+        return list(overrides)
+    usual = load_recipe(recipe)
+    return [*overrides, f"optimizer.warmup={usual.optimizer.warmup * int(given['steps']) // usual.steps}"]
 
 
 def method_recipe(recipe: str | Path, overrides: Sequence[str], model: str) -> Recipe:

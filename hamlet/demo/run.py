@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hamlet.compare.plan import method_recipe
+from hamlet.compare.plan import method_recipe, with_warmup
 from hamlet.compare.run import machine, measure_run, run_folder
 from hamlet.demo.data import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from hamlet.demo.evaluation import DISTRACTOR_EVERY
@@ -80,7 +80,6 @@ def demo_recipes(steps: int | None = None, seed: int = 0) -> dict[str, Recipe]:
     """The recipes of both models, by the models' names; they differ in the model and its losses alone."""
     chosen = [f"seed={seed}"]
     if steps is not None:
-        usual = load_recipe("demo")
-        chosen += [f"steps={steps}", f"optimizer.warmup={usual.optimizer.warmup * steps // usual.steps}"]
+        chosen = with_warmup("demo", [*chosen, f"steps={steps}"])
     baseline = method_recipe("demo", [*chosen, "model.name=gem_resnet18"], "gem")
     return {"HAMLET": load_recipe("demo", chosen), "GeM": baseline}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hamlet.nn.branch import branch_end
+
 
 class Attention(nn.Module):
-    """Queries (B, N, C) look at a context (B, M, Cc); what they find is projected by weights that begin at zero.
+    """Queries (B, N, C) look at a context (B, M, Cc); what they find is projected by a layer that begins at zero.
 
     Args:
         width: C of the queries and of the result.
@@ -32,9 +34,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(context, width)
         self.value = nn.Linear(context, width)
-        self.out = nn.Linear(width, width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = branch_end(width, width)
 
     def forward(self, queries: Tensor, context: Tensor, valid: Tensor | None = None) -> Tensor:
         """Attend; ``valid`` is bool (B, M), False for what is not there, which has to be finite all the same."""

@@ -34,7 +34,8 @@ class Dolg(Model):
     """A global vector g of the backbone's last map and local features f of the one before, fused orthogonally.
 
     g = W GeM_3(X_4), in as many channels as X_3 has; f = Local(X_3); the descriptor is the normalised projection of the
-    mean over the pixels of :func:`orthogonal_fusion`. Ours: nothing but the backbone's channels.
+    mean over the pixels of :func:`orthogonal_fusion`. Ours: the backbone's channels; that the pyramid has no 1x1 branch
+    beside its dilated convolutions and its mean; and that each branch is rectified before they are joined.
 
     Example:
         >>> model = Dolg(DolgConfig("resnet18", descriptor_dim=64)).eval()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, extent_of, unit
-from hamlet.models.pooling import check_power, generalised_mean
+from hamlet.models.pooling import check_power, generalised_mean, whitening
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,12 @@ class GemConfig(ModelConfig):
     Args:
         backbone, descriptor_dim: see :class:`hamlet.models.model.ModelConfig`.
         power: the power p to begin with; it is learnt.
+        centre: end in the batch normalisation that HAMLET's descriptor ends in; training then takes batches of two or
+            more. It tells what of HAMLET's lead is that layer's.
     """
 
     power: float = 3.0
+    centre: bool = False
 
 
 class Gem(Model):
@@ -42,8 +45,12 @@ class Gem(Model):
     def __init__(self, config: GemConfig, *, pretrained: bool | str | Path = False) -> None:
         super().__init__(config, (-1,), pretrained)
         self.power = nn.Parameter(torch.tensor(float(check_power(config.power))))
-        self.whiten = nn.Linear(self.hfe.channels[0], config.descriptor_dim)
+        self.whiten = whitening(self.hfe.channels[0], config.descriptor_dim)
+        self.centre = nn.BatchNorm1d(config.descriptor_dim) if config.centre else None
 
     def forward_head(self, features: Sequence[Tensor], extents: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
         pooled, share = generalised_mean(features[0], self.power, extent_of(extents, 0))
-        return unit(self.whiten(pooled)), Maps.plain(share, 0, extents, [pooled])
+        vector = self.whiten(pooled)
+        if self.centre is not None:
+            vector = self.centre(vector)
+        return unit(vector), Maps.plain(share, 0, extents, [pooled])

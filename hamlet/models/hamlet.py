@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, unpadded
+from hamlet.models.pooling import generalised_mean
 from hamlet.nn import ACSA, CECM, GRGM, HFFN, grid
+
+POWER = 3.0
+"""Of the generalised mean of the last level, which stands beside the pooled map in the descriptor's perceptron."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,13 @@ class Hamlet(Model):
             for _ in (self.hfe.channels if config.cecm else ())
         )
         self.hffn = HFFN(width, len(self.hfe.channels), heads=heads, adaptive=config.hffn)
-        self.grgm = GRGM(width, config.descriptor_dim, heads=heads, attention_pool=config.attention_pool)
+        self.grgm = GRGM(
+            width,
+            config.descriptor_dim,
+            heads=heads,
+            attention_pool=config.attention_pool,
+            beside=self.hfe.channels[-1],
+        )
 
     def forward_head(self, features: Sequence[Tensor], extents: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
         extent = list(extents) if extents is not None else None
@@ -110,7 +120,8 @@ class Hamlet(Model):
         if self.cecm:
             levels = [cecm(level, own) for cecm, level, own in zip(self.cecm, levels, each, strict=True)]
         fused, weights = self.hffn(levels, extent)
-        descriptors, pooling = self.grgm(fused, each[self.hffn.middle])
+        strength, _ = generalised_mean(features[-1], POWER, each[-1])
+        descriptors, pooling = self.grgm(fused, each[self.hffn.middle], strength)
         return descriptors, Maps(
             radius=attended.radius if attended is not None else [],
             gate=attended.gate if attended is not None else [],

@@ -14,6 +14,7 @@ from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, extent_of, unit
 from hamlet.models.pooling import check_power, generalised_mean, whitening
 from hamlet.nn import grid
+from hamlet.nn.branch import branch_end
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ class MaceLike(Model):
         )
         self.around = nn.Linear(width, width)
         self.weigh = nn.Sequential(perceptron(width, width // 2), nn.Linear(width, (len(self.dilated) + 1) * width))
-        self.out = nn.Linear(width, channels)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = branch_end(width, channels)
         self.power = nn.Parameter(torch.tensor(float(check_power(config.power))))
         self.whiten = whitening(channels, config.descriptor_dim)
 

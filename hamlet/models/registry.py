@@ -149,7 +149,7 @@ def split(name: str) -> tuple[str, str]:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
             f"name: got {name!r}{hint}, expected METHOD_BACKBONE with a method of {', '.join(FAMILIES)}, and a "
-            f"backbone of {', '.join(BACKBONES)} or any timm model"
+            f"backbone of {', '.join(BACKBONES)} or any timm model; not available: {', '.join(UNAVAILABLE)}"
         )
     return family, backbone
 

@@ -55,7 +55,8 @@ class Rmac(Model):
         self.whiten = whitening(self.hfe.channels[0], config.descriptor_dim)
 
     def forward_head(self, features: Sequence[Tensor], extents: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
-        x, extent = features[0], extent_of(extents, 0)
+        extent = extent_of(extents, 0)
+        x = features[0].to(torch.promote_types(features[0].dtype, torch.float32))
         height, width = x.shape[1:3]
         sizes = [(height, width)] * len(x) if extent is None else [(h, w) for h, w in extent.tolist()]
         sums = x.new_zeros(len(x), self.descriptor_dim)
@@ -64,7 +65,7 @@ class Rmac(Model):
             samples = torch.tensor([sample for sample, own in enumerate(sizes) if own == size], device=x.device)
             maxima, places = _maxima(x[samples], regions(*size, self.scales))
             vectors = F.normalize(self.whiten(F.normalize(maxima, dim=-1)), dim=-1)
-            sums = sums.index_copy(0, samples, vectors.sum(1).to(sums.dtype))
+            sums = sums.index_copy(0, samples, vectors.to(sums.dtype).sum(1))
             counts = counts.index_copy(0, samples, _histogram(places, height * width).to(counts.dtype))
         pooling = counts.unflatten(1, (height, width))
         return unit(sums), Maps.plain(pooling, 0, extents, [grid.mean(x, extent)])

@@ -14,6 +14,7 @@ from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, extent_of, unit
 from hamlet.models.pooling import PixelNorm, check_power, generalised_mean, whitening
 from hamlet.nn import grid
+from hamlet.nn.branch import branch_end
 
 REDUCTION = 2
 
@@ -70,9 +71,7 @@ class SecondOrderAttention(nn.Module):
         reduced = max(1, channels // REDUCTION)
         self.query, self.key, self.value = (nn.Linear(channels, reduced) for _ in range(3))
         self.query_norm, self.key_norm = PixelNorm(reduced), PixelNorm(reduced)
-        self.out = nn.Linear(reduced, channels)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = branch_end(reduced, channels)
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """Revise (B, H, W, C), finite in the padding too."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamlet.models.attention import Attention, perceptron
@@ -42,8 +43,9 @@ class Spca(Model):
 
     The context of a pixel is what tokens its surroundings are made of, near and farther; see :class:`SpatialContext`.
     Features are queries, the context is keys and values, and the attention begins at zero. Ours: tokens are ordinary
-    parameters, which the gradient alone moves; the paper also updates them on line. Published with ArcFace of scale 32
-    and margin 0.15 radians.
+    parameters, which the gradient alone moves; the paper also updates them on line. The authors' code normalises the
+    tokens and projects the context to the features' channels before the attention; here its keys and values do.
+    Published with ArcFace of scale 32 and margin 0.15 radians.
 
     Example:
         >>> model = Spca(SpcaConfig("resnet18", descriptor_dim=64)).eval()
@@ -110,19 +112,22 @@ class SpatialContext(nn.Module):
         self.norm = nn.LayerNorm(tokens * len(POWERS))
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
-        found = self.responsibilities(x, extent)
-        walk = _walk(x.shape[1], x.shape[2], extent, found)
         reached = []
-        for power in range(1, max(POWERS) + 1):
-            found = walk @ found
-            if power in POWERS:
-                reached.append(found)
+        # Under autocast the products would leave float32 again.
+        with torch.autocast(x.device.type, enabled=False):
+            found = self.responsibilities(x, extent)
+            walk = _walk(x.shape[1], x.shape[2], extent, found)
+            for power in range(1, max(POWERS) + 1):
+                found = walk @ found
+                if power in POWERS:
+                    reached.append(found)
         context: Tensor = self.norm(torch.cat(reached, -1).to(x.dtype)).unflatten(1, x.shape[1:3])
         return context
 
     def responsibilities(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """R, in float32 or better: (B, H W, K), which sums to 1 over the valid pixels and is 0 in the padding."""
-        pixels = self.project(x).flatten(1, 2)
+        weight = self.project.weight
+        pixels = F.linear(x.to(torch.promote_types(x.dtype, weight.dtype)), weight).flatten(1, 2)
         pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
         # |x|^2 - 2 x.mu + |mu|^2, without a difference for each pair in memory.
         squares = pixels.square().sum(-1, keepdim=True) - 2 * pixels @ self.means.T + self.means.square().sum(-1)

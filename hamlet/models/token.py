@@ -38,8 +38,8 @@ class Token(Model):
     """Features with self-attention, tokenised, refined, concatenated, projected, normalised.
 
     The pooling map is each pixel's share of a token, averaged over the tokens. Ours: 256 channels, where the paper has
-    1024 behind a ResNet101; attention without dropout, its last projection beginning at zero, as the tokens are what is
-    to be compared from the start.
+    1024 behind a ResNet101; no dropout; and a token is a mean of its pixels, where the authors' code leaves the sum
+    undivided. The descriptor ends in a batch normalisation, so training takes batches of two or more.
 
     Example:
         >>> model = Token(TokenConfig("resnet18", descriptor_dim=64)).eval()
@@ -54,25 +54,25 @@ class Token(Model):
         width, heads = config.width, config.heads
         self.reduce = nn.Linear(self.hfe.channels[0], width)
         self.reduce_norm = PixelNorm(width)
-        self.attention = Attention(width, width, heads)
+        self.encode = _Encoder(width, heads)
         self.tokenise = Tokeniser(width, config.tokens)
         self.token_norm = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
         self.refine = nn.ModuleList(_Refinement(width, heads) for _ in range(config.refinements))
         self.whiten = whitening(config.tokens * width, config.descriptor_dim)
+        self.centre = nn.BatchNorm1d(config.descriptor_dim)
 
     def forward_head(self, features: Sequence[Tensor], extents: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
         extent = extent_of(extents, 0)
         x = self.reduce_norm(self.reduce(grid.zero_padding(features[0], extent)), extent)
         valid = None if extent is None else grid.valid(extent, *x.shape[1:3]).flatten(1)
-        pixels = x.flatten(1, 2)
-        pixels = pixels + self.attention(pixels, pixels, valid)
+        pixels = self.encode(x, extent, valid)
         tokens, shares = self.tokenise(pixels, valid)
         tokens = self.token_norm(tokens)
         for refine in self.refine:
             tokens = refine(tokens, pixels, valid)
         pooling = shares.mean(-1).unflatten(1, x.shape[1:3])
         embedding = grid.mean(pixels.unflatten(1, x.shape[1:3]), extent)
-        return unit(self.whiten(tokens.flatten(1))), Maps.plain(pooling, 0, extents, [embedding])
+        return unit(self.centre(self.whiten(tokens.flatten(1)))), Maps.plain(pooling, 0, extents, [embedding])
 
 
 class Tokeniser(nn.Module):
@@ -90,11 +90,11 @@ class Tokeniser(nn.Module):
         super().__init__()
         if tokens < 2:
             raise ValueError(f"tokens: got {tokens}, expected at least 2")
-        self.score = nn.Linear(width, tokens, bias=False)
+        self.score = nn.Parameter(torch.randn(tokens, width))
 
     def forward(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, L, C) of pixels (B, N, C), and each pixel's share of each, (B, N, L), which sum to 1 over N."""
-        logits = self.score(pixels)
+        logits = pixels @ self.score.T.to(pixels.dtype)
         shares = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if valid is not None:
             shares = shares.masked_fill(~valid[..., None], 0)
@@ -102,19 +102,35 @@ class Tokeniser(nn.Module):
         return shares.to(pixels.dtype).transpose(1, 2) @ pixels, shares
 
 
-class _Refinement(nn.Module):
-    """Tokens look at each other, then at the features."""
+class _Encoder(nn.Module):
+    """Features look at each other, then pass a batch-normalised linear layer; both are residual branches."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.among = Attention(width, width, heads)
+        self.attention = Attention(width, width, heads)
+        self.norm = PixelNorm(width)
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, extent: Tensor | None, valid: Tensor | None) -> Tensor:
+        """Pixels (B, N, C) of (B, H, W, C), finite in the padding too."""
+        pixels = x.flatten(1, 2)
+        x = (pixels + self.attention(pixels, pixels, valid)).unflatten(1, x.shape[1:3])
+        encoded: Tensor = x + self.linear(self.norm(x, extent))
+        return encoded.flatten(1, 2)
+
+
+class _Refinement(nn.Module):
+    """Tokens look at the features, then at each other."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.across_norm, self.among_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.across = Attention(width, width, heads)
+        self.among = Attention(width, width, heads)
         self.mlp = perceptron(width, 2 * width)
 
     def forward(self, tokens: Tensor, pixels: Tensor, valid: Tensor | None) -> Tensor:
-        normed = self.norms[0](tokens)
-        tokens = tokens + self.among(normed, normed)
-        tokens = tokens + self.across(self.norms[1](tokens), pixels, valid)
-        refined: Tensor = tokens + self.mlp(self.norms[2](tokens))
-        return refined
+        tokens = tokens + self.across(self.across_norm(tokens), pixels, valid)
+        tokens = tokens + self.mlp(tokens)
+        normed = self.among_norm(tokens)
+        return tokens + self.among(normed, normed)

@@ -55,7 +55,9 @@ class Ultron(Model):
     stand beside a timm backbone instead of replacing it, one block a stage, the widths, the thresholds' values and that
     more attention means a larger dilation, the size of the windows, layer norms, residual branches, that the query's
     mean is of softplus(X), as a generalised mean wants positive numbers, and that the channel attention multiplies the
-    convolution's result, through which it learns, as a dilation has no gradient.
+    convolution's result, through which it learns, as a dilation has no gradient; that convolutions are depthwise, in
+    CDConv and in the context alike; that five neighbouring channels decide on a channel's attention; and that SCALA's
+    queries and values are of the features themselves.
 
     Example:
         >>> model = Ultron(UltronConfig("resnet18", descriptor_dim=64)).eval()

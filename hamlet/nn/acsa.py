@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hamlet.nn import grid
+from hamlet.nn.branch import branch_end
 from hamlet.ops import pyramid_attention
+
+BEGINNING = 0.05
+"""Of the residual branch: fresh attention is a blur of its window, which would hide what a pixel holds."""
 
 Pairs = list[list[Tensor | None]]
 """Entry [i][j] belongs to queries of level i on keys of level j; None where there is no such pair."""
@@ -79,7 +83,7 @@ class ACSA(nn.Module):
         self.max_radius = [max(1.0, window / stride) for stride in strides]
         self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in strides)
         self.project = nn.ModuleList(nn.Linear(width, 3 * width) for _ in strides)
-        self.out = nn.ModuleList(_beginning_small(width) for _ in strides)
+        self.out = nn.ModuleList(branch_end(width, width, BEGINNING) for _ in strides)
         self.share = _Signal(width, heads, pairs) if adaptive_radius else _Open(heads, pairs)
         self.gate = _Signal(width, heads, pairs) if gated else None
 
@@ -133,14 +137,6 @@ def _steering(inputs: int, outputs: int) -> nn.Linear:
     """Half-open gates and middling windows to begin with, nearly whatever the content."""
     linear = nn.Linear(inputs, outputs)
     nn.init.trunc_normal_(linear.weight, std=0.02)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
-def _beginning_small(width: int) -> nn.Linear:
-    """The end of the residual branch: fresh attention is a blur of its window, which would hide what a pixel holds."""
-    linear = nn.Linear(width, width)
-    nn.init.trunc_normal_(linear.weight, std=0.002)
     nn.init.zeros_(linear.bias)
     return linear
 

@@ -7,10 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamlet.nn import grid
+from hamlet.nn.branch import branch_end
+
+BEGINNING = 0.05
+"""Of the perceptron: a linear map of fresh features tells images apart better."""
 
 
 class GRGM(nn.Module):
-    """One unit vector for a map: g = Normalize(MLP(AttentionPool(Z))).
+    """One unit vector for a map: g = Normalize(MLP([AttentionPool(Z), v])), v a vector of the backbone's, if any.
+
+    Z is normalised pixel by pixel, which takes away how strongly the backbone answered; v can bring that back.
 
     The perceptron ends in a batch normalisation, so training takes batches of two or more.
 
@@ -19,6 +25,7 @@ class GRGM(nn.Module):
         descriptor_dim: length of the vector.
         heads: of the pooling, each with its own softmax over the pixels; divides ``descriptor_dim``.
         attention_pool: weigh the pixels by content; otherwise all alike.
+        beside: length of v; 0: there is none.
 
     Raises:
         ValueError: a ``descriptor_dim`` below 1; in ``forward``, a batch of one in training mode.
@@ -33,7 +40,15 @@ class GRGM(nn.Module):
     Re-identification" (CVPR workshops 2019).
     """
 
-    def __init__(self, width: int, descriptor_dim: int = 512, *, heads: int = 4, attention_pool: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        descriptor_dim: int = 512,
+        *,
+        heads: int = 4,
+        attention_pool: bool = True,
+        beside: int = 0,
+    ) -> None:
         super().__init__()
         if descriptor_dim < 1:
             raise ValueError(f"descriptor_dim: got {descriptor_dim}, expected at least 1")
@@ -44,16 +59,17 @@ class GRGM(nn.Module):
         self.score = nn.Linear(width, heads, bias=False) if attention_pool else None
         if self.score is not None:
             nn.init.trunc_normal_(self.score.weight, std=0.02)
-        self.mlp = _ResidualMLP(hidden, descriptor_dim)
+        self.mlp = _ResidualMLP(hidden + beside, descriptor_dim)
         # Vectors of fresh features all point one way; taking that away lets their differences be seen from the start.
         self.centre = nn.BatchNorm1d(descriptor_dim)
 
-    def forward(self, x: Tensor, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, extent: Tensor | None = None, beside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Describe maps.
 
         Args:
             x: (B, H, W, C), finite in the padding too.
             extent: int (B, 2), or None.
+            beside: v, (B, beside), or None where there is none.
 
         Returns:
             Descriptors (B, descriptor_dim) of length 1, at least float32, and the weights of the pixels, averaged over
@@ -65,6 +81,8 @@ class GRGM(nn.Module):
         weights = self._weights(x, extent)
         values = self.value(x).unflatten(-1, (self.heads, -1))
         pooled = torch.einsum("bhwn,bhwnc->bnc", weights.to(values.dtype), values).flatten(1)
+        if beside is not None:
+            pooled = torch.cat([pooled, beside.to(pooled.dtype)], 1)
         vector = self.centre(self.mlp(pooled))
         vector = vector.to(torch.promote_types(vector.dtype, torch.float32))
         return F.normalize(vector, dim=1), weights.mean(-1)
@@ -78,14 +96,12 @@ class GRGM(nn.Module):
 
 
 class _ResidualMLP(nn.Module):
-    """A perceptron beside a linear map. It begins small: a linear map of fresh features tells images apart better."""
+    """A perceptron, which begins small, beside a linear map."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs)
-        last = nn.Linear(inputs, outputs)
-        nn.init.trunc_normal_(last.weight, std=0.002)
-        nn.init.zeros_(last.bias)
+        last = branch_end(inputs, outputs, BEGINNING)
         self.layers = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, inputs), nn.GELU(), last)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -163,3 +163,10 @@ def test_command_compares_on_a_folder(tmp_path: Path) -> None:
     assert "rmac" in shown.stdout
     assert "dscf: not available" in shown.stdout
     assert json.loads(CliRunner().invoke(app, [*line, "--json"]).stdout)["image_size"] == 64
+
+
+def test_few_steps_keep_the_share_of_the_warm_up() -> None:
+    (few,) = comparison_recipes("demo", ["steps=20"], models=["gem"])
+    assert (few.steps, few.optimizer.warmup) == (20, 1)
+    (own,) = comparison_recipes("demo", ["steps=20", "optimizer.warmup=7"], models=["gem"])
+    assert own.optimizer.warmup == 7

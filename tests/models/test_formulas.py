@@ -86,13 +86,16 @@ def test_second_order_attention_by_its_formula() -> None:
     module = SecondOrderAttention(6).eval()
     x = features(2, 3, 4, 6)
     assert torch.equal(module(x), x)
-    module.out.weight.copy_(features(6, 3))
+    module.out[1].gamma.copy_(features(6))
     pixels = x.flatten(1, 2)
     # Fresh batch normalisation in evaluation divides by sqrt(1 + eps).
     query, key = ((layer(pixels) / math.sqrt(1 + 1e-5)).relu() for layer in (module.query, module.key))
     correlation = torch.einsum("bnd,bmd->bnm", query, key) / math.sqrt(3)
     weights = correlation.exp() / correlation.exp().sum(2, keepdim=True)
-    expected = pixels + torch.einsum("bnm,bmd->bnd", weights, module.value(pixels)) @ module.out.weight.T
+    expected = (
+        pixels
+        + torch.einsum("bnm,bmd->bnd", weights, module.value(pixels)) @ module.out[0].weight.T * module.out[1].gamma
+    )
     torch.testing.assert_close(module(x).flatten(1, 2), expected)
 
 
@@ -158,7 +161,7 @@ def test_tokens_are_means_of_the_pixels_that_are_shared_out() -> None:
     for token in range(3):
         total, weight = torch.zeros(5), 0.0
         for n in (0, 1, 3, 4, 5):
-            scores = (module.score.weight @ pixels[0, n]).exp()
+            scores = (module.score @ pixels[0, n]).exp()
             share = float(scores[token] / scores.sum())
             total, weight = total + share * pixels[0, n], weight + share
         torch.testing.assert_close(found[0, token], total / weight)

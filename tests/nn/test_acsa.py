@@ -22,8 +22,8 @@ def test_without_window_and_gate_one_level_is_plain_multi_head_attention() -> No
         {
             "in_proj_weight": acsa.project[0].weight,
             "in_proj_bias": acsa.project[0].bias,
-            "out_proj.weight": acsa.out[0].weight,
-            "out_proj.bias": acsa.out[0].bias,
+            "out_proj.weight": acsa.out[0][0].weight * acsa.out[0][1].gamma[:, None],
+            "out_proj.bias": acsa.out[0][0].bias * acsa.out[0][1].gamma,
         }
     )
     expected = x + attention(tokens, tokens, tokens, need_weights=False)[0].unflatten(1, (5, 7))
@@ -65,7 +65,8 @@ def test_a_closed_gate_lets_nothing_in(samples: list[list[Tensor]]) -> None:
     for level in range(3):
         torch.nn.init.constant_(acsa.get_parameter(f"gate.linear.{level}.bias"), -60.0)
     for level, (x, own) in enumerate(zip(samples[0], acsa(samples[0]).levels, strict=True)):
-        torch.testing.assert_close(own, x + acsa.get_parameter(f"out.{level}.bias"))
+        bias, scale = acsa.get_parameter(f"out.{level}.0.bias"), acsa.get_parameter(f"out.{level}.1.gamma")
+        torch.testing.assert_close(own, x + bias * scale)
 
 
 @pytest.mark.parametrize("cross_scale", [True, False])
