@@ -1,6 +1,6 @@
-"""Updates of an index in processes of their own, each killed before another change to the disk or to Milvus.
+"""Updates of an index in processes of their own, each killed before another change to the disk.
 
-``python -m tests.retrieval.killed_updates FOLDER file``, or ``milvus``.
+``python -m tests.retrieval.killed_updates FOLDER``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def counted(limit: int, call: Callable[..., Any], seen: list[int]) -> Callable[.
     return counting
 
 
-def update(pictures: Path, place: Path | str, limit: int | None = None) -> int:
+def update(pictures: Path, place: Path, limit: int | None = None) -> int:
     """Update in a process of its own that is killed before its change number ``limit``; its exit code."""
     process = os.fork()
     if process:
@@ -52,11 +52,6 @@ def update(pictures: Path, place: Path | str, limit: int | None = None) -> int:
             seen: list[int] = []
             for name in ("replace", "unlink", "rmdir", "mkdir"):
                 setattr(os, name, counted(limit, getattr(os, name), seen))
-            if isinstance(place, str):
-                from pymilvus import MilvusClient
-
-                for name in ("insert", "delete"):
-                    setattr(MilvusClient, name, counted(limit, getattr(MilvusClient, name), seen))
         build_index("double", pictures, place, longest_side=64, update=True, progress=False)
         check(pictures, place)
     except BaseException as error:
@@ -65,7 +60,7 @@ def update(pictures: Path, place: Path | str, limit: int | None = None) -> int:
     os._exit(0)
 
 
-def check(pictures: Path, place: Path | str) -> None:
+def check(pictures: Path, place: Path) -> None:
     """The index holds each picture as it is, once."""
     images = list_images(pictures)
     store = open_store(place)
@@ -81,15 +76,12 @@ def check(pictures: Path, place: Path | str) -> None:
         assert found == [[name]]
 
 
-def main(folder: Path, kind: str) -> None:
-    def place(name: str) -> Path | str:
-        return folder / f"{name}.index" if kind == "file" else f"milvus://{folder / name}.index"
-
+def main(folder: Path) -> None:
     pictures = folder / "pictures"
     pictures.mkdir()
     for number in range(5):
         paint(pictures, number)
-    make_first(pictures, place("first"))
+    make_first(pictures, folder / "first.index")
     (pictures / "0.png").unlink()
     paint(pictures, 1, seed=1)
     for number in range(5, 8):
@@ -97,9 +89,8 @@ def main(folder: Path, kind: str) -> None:
     limit = 0
     code = -signal.SIGKILL
     while code == -signal.SIGKILL:
-        here = place(str(limit))
-        copy = shutil.copytree if kind == "milvus" else shutil.copyfile
-        copy(folder / "first.index", folder / f"{limit}.index")
+        here = folder / f"{limit}.index"
+        shutil.copyfile(folder / "first.index", here)
         code = update(pictures, here, limit)
         if code == -signal.SIGKILL:
             if limit % 2:  # The folder goes on growing meanwhile.
@@ -112,7 +103,7 @@ def main(folder: Path, kind: str) -> None:
     print(limit - 1)
 
 
-def make_first(pictures: Path, place: Path | str) -> None:
+def make_first(pictures: Path, place: Path) -> None:
     process = os.fork()
     if not process:
         build_index("double", pictures, place, longest_side=64, progress=False)
@@ -125,4 +116,4 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     search.open_model = lambda name: (Descriptor().eval(), None)
     search.save_checkpoint = lambda path, model: None
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

@@ -100,7 +100,7 @@ def test_an_update_is_as_indexing_again(
 
 
 def test_an_update_killed_anywhere_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.retrieval.killed_updates", str(tmp_path), "file"]
+    command = [sys.executable, "-m", "tests.retrieval.killed_updates", str(tmp_path)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert told.returncode == 0, told.stdout + told.stderr
     assert int(told.stdout) >= 15
