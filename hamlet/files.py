@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +19,16 @@ _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what killed runs of :func:`replacing` left half-written in a folder that no other process writes to."""
-    for path in folder.glob(f".*{_SUFFIX}"):
-        path.unlink(missing_ok=True)
+def remove_parts(folder: Path, name: str | None = None) -> None:
+    """Remove what killed runs of :func:`replacing` left half-written in a folder; of the file of that name, or of all.
+
+    What a process still writes to is held by a lock, and stays.
+    """
+    for path in folder.glob(f".{'*' if name is None else glob.escape(name) + '.*'}{_SUFFIX}"):
+        # Another process that removes it, or puts it in its place, is as good.
+        with suppress(FileNotFoundError, BlockingIOError), open(path, "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def printable(name: str) -> str:
@@ -47,7 +55,7 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
+    descriptor, beside = _create_part(path)
     try:
         with os.fdopen(descriptor, "w+b") as file:
             yield file
@@ -59,6 +67,16 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+
+
+def _create_part(path: Path) -> tuple[int, str]:
+    """A file beside ``path``, locked: its descriptor and name."""
+    while True:
+        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, beside
+        os.close(descriptor)  # remove_parts came between.
 
 
 def write_json(path: Path | str, content: object) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import DescriptorType, ModelArgument, MultiScale, Side, Whiten
+from hamlet.cli.options import DescriptorType, ModelArgument, MultiScale, Nprobe, Side, Whiten
 from hamlet.cli.output import print_table
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def index(
     whiten: Whiten = None,
     longest_side: Side = 1024,
     dtype: DescriptorType = "float32",
+    nprobe: Nprobe = None,
     update: Annotated[
         bool,
         typer.Option(
@@ -74,6 +75,7 @@ def index(
         scales=SCALES if multi_scale else (1.0,),
         whiten=whiten,
         dtype=dtype,
+        nprobe=nprobe,
         update=update,
         check=check,
     )

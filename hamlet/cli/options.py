@@ -20,3 +20,11 @@ DescriptorType = Annotated[
     Literal["float32", "float16"],
     typer.Option("--dtype", help="Type of kept descriptors; float16 takes half the space."),
 ]
+Nprobe = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Inverted lists that a search visits (IVF...): more find more, and take longer. Default: what "
+        "[bold]hamlet index[/bold] was given, or the square root of how many there are.",
+    ),
+]

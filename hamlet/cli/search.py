@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import Json
+from hamlet.cli.options import Json, Nprobe
 from hamlet.cli.output import print_json, print_table, warn_in_one_line
 
 if TYPE_CHECKING:
@@ -33,12 +33,13 @@ def search(
             "--mmap", help="Leave the index in its file, for one larger than memory; checks all but its codes."
         ),
     ] = False,
+    nprobe: Nprobe = None,
     json_only: Json = False,
 ) -> None:
     """Find the images of an index that show what the query images show."""
     from hamlet.retrieval.search import search_index, write_search_report
 
-    found, failures = search_index(index, queries, top, maps=html is not None, memory_map=mmap)
+    found, failures = search_index(index, queries, top, maps=html is not None, memory_map=mmap, nprobe=nprobe)
     for query, reason in failures:
         warn_in_one_line(f"{query}: {reason}")
     if html is not None:

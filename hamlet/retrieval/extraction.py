@@ -99,6 +99,7 @@ def extract(
     if not processes.from_first(lambda: shards.is_done(out, settings)):
         pictures = _Pictures(images, boxes, longest_side)
         _extract(model, scales, pictures, out, settings, shard_size, batch_size, workers, console)
+    shards.wait_for([out / "manifest.json"])
     result = shards.read(out, settings)
     if result is None:
         raise ValueError(f"{out}: not the folder of the first process, expected one that all processes reach")
@@ -184,12 +185,17 @@ def _extract(
     images = pictures.images
     with ExitStack() as held:
 
-        def begin() -> list[range]:
+        def begin() -> list[range] | None:
             held.enter_context(shards.alone_in(out))
+            if shards.read(out, settings) is not None:  # Another run ended since.
+                shards.clean(out)
+                return None
             return shards.begin(out, settings, len(images), shard_size)
 
         todo = processes.from_first(begin)
-        if shards.read_manifest(out, settings) is None:
+        if todo is None:
+            return
+        if shards.wait_for([out / "manifest.json"]) or shards.read_manifest(out, settings) is None:
             raise ValueError(f"{out}: not the folder of the first process, expected one that all processes reach")
         _run(model, scales, pictures, out, settings["dtype"], todo, batch_size, workers, console)
         processes.wait_for_all()

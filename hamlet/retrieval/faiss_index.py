@@ -108,6 +108,30 @@ def remove(made: Any, keep: NDArray[np.bool_]) -> None:
             rows[:] = numbers[rows]
 
 
+def truncate(made: Any, count: int) -> bool:
+    """Remove what a failed :func:`add` has left of rows from number ``count`` on; False for kinds that cannot."""
+    if not can_remove(made):
+        return bool(made.ntotal == count)
+    made.remove_ids(faiss.IDSelectorRange(count, np.iinfo(np.int64).max))
+    inverted = faiss.try_extract_index_ivf(made)
+    for each in (made, inverted):
+        if each is not None:
+            each.ntotal = count
+    return True
+
+
+def default_nprobe(made: Any) -> int | None:
+    """How many lists a search visits; None where there are none."""
+    inverted = faiss.try_extract_index_ivf(made)
+    return None if inverted is None else int(inverted.nprobe)
+
+
+def set_nprobe(made: Any, nprobe: int) -> None:
+    """Say how many lists searches visit from now on; of an index on GPUs, too."""
+    space: Any = getattr(faiss, "GpuParameterSpace", faiss.ParameterSpace)()
+    space.set_index_parameter(made, "nprobe", nprobe)
+
+
 def write_beyond_memory(made: Any, descriptors: NDArray[Any], scratch: Path) -> Callable[[Write], None] | None:
     """What writes a trained index with all ``descriptors`` in it, for :func:`hamlet.retrieval.index_file.write_file`.
 

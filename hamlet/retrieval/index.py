@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class Index:
     [['c']]
 
     Attributes:
-        metadata: plain data kept with the index, such as the model's fingerprint and the images' folder.
+        metadata: plain data kept with the index, such as the model's fingerprint and the images' folder. Its "nprobe",
+            where there is one, is how many inverted lists a search visits unless told otherwise.
         factory: the string that the index was made from.
         memory_mapped: whether it lies in a file, and cannot be changed.
     """
@@ -40,9 +42,11 @@ class Index:
     def __init__(self, content: Content, *, memory_mapped: bool = False) -> None:
         self._index, self._ids, self._stamps = content.faiss_index, content.ids, content.stamps
         self._searched: Any = None
+        self._damaged = False
         self.factory: str = content.about["factory"]
         self.metadata: dict[str, Any] = content.about["metadata"]
         self.memory_mapped = memory_mapped
+        self._nprobe = faiss_index.default_nprobe(self._index)
 
     @classmethod
     def build(
@@ -94,7 +98,9 @@ class Index:
         array, packed, marks, made = _prepare(descriptors, ids, factory, stamps)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write = faiss_index.write_beyond_memory(made, array, path.with_name(f".{path.name}.lists"))
+        lists = path.with_name(f".{path.name}.lists")
+        shutil.rmtree(lists, ignore_errors=True)  # A killed build may have left them, and this one need none.
+        write = faiss_index.write_beyond_memory(made, array, lists)
         if write is None:
             faiss_index.calling(factory, faiss_index.add, made, array)
             write = write_faiss_index(made)
@@ -126,13 +132,19 @@ class Index:
 
         Raises:
             ValueError: also for an index that is memory-mapped.
+            MemoryError: too little memory; of a kind that cannot remove, the index has then to be loaded again.
         """
         self._check_changeable()
         array = check_descriptors(descriptors, self.dim)
         packed, marks = check_rows(ids, stamps, len(array))
         if (known := np.flatnonzero(self._ids.find(ids) >= 0)).size:
             raise ValueError(f"ids: {ids[known[0]]!r} comes twice, expected ids that the index does not hold yet")
-        faiss_index.calling(self.factory, faiss_index.add, self._index, array)
+        try:
+            faiss_index.calling(self.factory, faiss_index.add, self._index, array)
+        except BaseException:
+            # Rows without ids, of the blocks before the one that failed.
+            self._damaged = not faiss_index.truncate(self._index, len(self))
+            raise
         self._ids, self._stamps = self._ids + packed, np.append(self._stamps, marks)
         self._searched = None
 
@@ -159,24 +171,37 @@ class Index:
         if not faiss_index.can_remove(self._index):
             raise ValueError(f"factory: {self.factory!r} cannot remove; make the index again without what is gone")
 
-    def search(self, descriptors: NDArray[Any] | Tensor, k: int) -> tuple[NDArray[np.float32], list[list[str]]]:
+    def search(
+        self, descriptors: NDArray[Any] | Tensor, k: int, *, nprobe: int | None = None
+    ) -> tuple[NDArray[np.float32], list[list[str]]]:
         """The k nearest by inner product.
 
         Args:
             descriptors: (queries, dim).
             k: how many; no more than there are come back.
+            nprobe: how many inverted lists to visit, of "IVF..."; more find more, and take longer. Default the
+                metadata's, or the square root of how many there are.
 
         Returns:
             scores, float32 (queries, min(k, len)), descending; and for each query its ids. An approximate index may
             find fewer for a query: its ids are then fewer, and the rest of its scores -inf.
+
+        Raises:
+            ValueError: descriptors that are not finite (queries, dim) floats, k below 1, or an nprobe below 1 or for an
+                index without lists.
         """
+        self._check_whole()
+        check_nprobe(nprobe, self._nprobe is not None, self.factory)
         array = faiss_index.contiguous(check_queries(descriptors, self.dim, k))
         k = min(k, len(self))
         if k == 0 or len(array) == 0:
             return np.empty((len(array), k), np.float32), [[] for _ in array]
         if self._searched is None:
             self._searched = self._index if self.memory_mapped else on_gpus(self._index, shard=True)
-        scores, rows = (self._searched if k <= LARGEST_K else self._index).search(array, k)
+        searched = self._searched if k <= LARGEST_K else self._index
+        if self._nprobe is not None:
+            faiss_index.set_nprobe(searched, nprobe or self.metadata.get("nprobe") or self._nprobe)
+        scores, rows = searched.search(array, k)
         scores[rows < 0] = -np.inf
         return scores, [[self._ids[row] for row in found if row >= 0] for found in rows]
 
@@ -186,6 +211,7 @@ class Index:
         Raises:
             TypeError: metadata that is not JSON.
         """
+        self._check_whole()
         about = {"factory": self.factory, "dim": self.dim, "metadata": self.metadata}
         write_file(path, write_faiss_index(self._index), self._ids, self._stamps, about)
 
@@ -211,10 +237,15 @@ class Index:
     def _check_changeable(self) -> None:
         if self.memory_mapped:
             raise ValueError("the index is memory-mapped, expected one in memory: Index.load(path) without memory_map")
+        self._check_whole()
+
+    def _check_whole(self) -> None:
+        if self._damaged:
+            raise ValueError("the index was damaged by an add that failed, expected one that is loaded again")
 
 
 def check_descriptors(descriptors: NDArray[Any] | Tensor, dim: int | None = None) -> NDArray[Any]:
-    """The array of (n, dim) finite floats that an index takes; ValueError for anything else."""
+    """The array of (n, dim) floats, finite in float32, that an index takes; ValueError for anything else."""
     array = (
         descriptors.detach().float().cpu().numpy() if isinstance(descriptors, Tensor) else np.asanyarray(descriptors)
     )
@@ -223,10 +254,12 @@ def check_descriptors(descriptors: NDArray[Any] | Tensor, dim: int | None = None
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"descriptors: got {array.dtype}, expected floating point")
     for start in range(0, len(array), faiss_index.BLOCK):
-        finite = np.isfinite(array[start : start + faiss_index.BLOCK]).all(axis=1)
+        with np.errstate(over="ignore"):  # What float64 holds may be infinite in float32.
+            finite = np.isfinite(array[start : start + faiss_index.BLOCK].astype(np.float32, copy=False)).all(axis=1)
         if not finite.all():
             raise ValueError(
-                f"descriptors: row {start + int(np.argmin(finite))} holds NaN or infinity, expected finite numbers"
+                f"descriptors: row {start + int(np.argmin(finite))} holds NaN or infinity, expected numbers that are "
+                "finite in float32"
             )
     return array
 
@@ -254,6 +287,13 @@ def check_queries(descriptors: NDArray[Any] | Tensor, dim: int, k: int) -> NDArr
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
     return check_descriptors(descriptors, dim)
+
+
+def check_nprobe(nprobe: int | None, lists: bool, factory: str) -> None:
+    if nprobe is not None and not lists:
+        raise ValueError(f"nprobe: got {nprobe} for an index of {factory!r}, expected one of inverted lists (IVF...)")
+    if nprobe is not None and nprobe < 1:
+        raise ValueError(f"nprobe: got {nprobe}, expected at least 1")
 
 
 def _prepare(

@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from hamlet.files import replacing
+from hamlet.files import remove_parts, replacing
 from hamlet.retrieval.ids import Ids
 
 MAGIC = b"HAMLETIX"
@@ -57,7 +57,7 @@ class Content:
 def write_file(
     path: Path | str, write_faiss: Callable[[Write], None], ids: Ids, stamps: NDArray[np.int64], about: dict[str, Any]
 ) -> None:
-    """Write the file of an index, atomically.
+    """Write the file of an index, atomically; what killed runs have left beside it goes.
 
     Args:
         path: the file.
@@ -68,6 +68,7 @@ def write_file(
         TypeError: ``about`` is not JSON.
     """
     text = json.dumps(about).encode()
+    remove_parts(Path(path).parent, Path(path).name)
     with replacing(path) as file:
         digest = hashlib.sha256()
 

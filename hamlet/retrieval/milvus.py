@@ -8,8 +8,9 @@ import math
 import os
 import re
 import urllib.parse
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hamlet.retrieval.ids import Ids
-from hamlet.retrieval.index import check_descriptors, check_queries, check_rows
+from hamlet.retrieval.index import check_descriptors, check_nprobe, check_queries, check_rows
 
 SCHEMES = ("milvus", "http", "https")
 LARGEST_K = 16_384
 """How many neighbours Milvus finds for a query at most."""
 
 _PROPERTY = "hamlet"
+# Bytes of a key; Milvus takes no more.
+_LONGEST_KEY = 65_535
 # Rows that go into one message: Milvus takes 64 MB.
 _BATCH = 1000
 # Milvus's kinds that have a faiss factory's name.
@@ -52,21 +55,22 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        scheme, _, rest = text.partition("://")
-        parts = urllib.parse.urlsplit(text)
         # First, for any other message would show it.
-        if "@" in rest or parts.query:
+        if set("@?#") & set(text):
             raise ValueError("store: got an address with a password in it, expected it in the variable MILVUS_TOKEN")
+        scheme, _, rest = text.partition("://")
         if scheme == "milvus" and rest.endswith(".db") and ":" not in rest:
             return cls(rest, "hamlet")
-        collection = parts.path.strip("/")
-        host = re.fullmatch(r"[^:]+(:\d{1,5})?|\[[^]]+\](:\d{1,5})?", parts.netloc)
-        if scheme not in SCHEMES or not host or not re.fullmatch(r"[A-Za-z_]\w{0,200}", collection, re.ASCII):
+        server, _, collection = rest.partition("/")
+        collection = collection.rstrip("/")
+        host = re.fullmatch(r"(?:[^:\[\]\s]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", server)
+        known = scheme in SCHEMES and host and 0 < int(host[1] or 1) < 65_536
+        if not known or not re.fullmatch(r"[A-Za-z_]\w{0,200}", collection, re.ASCII):
             raise ValueError(
                 f"{text}: expected milvus://FOLDER.db for Milvus Lite, or milvus://HOST:PORT/COLLECTION, the same with "
                 "http or https, for a server; a collection's name has letters, digits and underscores"
             )
-        return cls(f"{'http' if scheme == 'milvus' else scheme}://{parts.netloc}", collection)
+        return cls(f"{'http' if scheme == 'milvus' else scheme}://{server}", collection)
 
     @property
     def local(self) -> bool:
@@ -117,6 +121,7 @@ class MilvusIndex:
         if len(array) == 0:
             raise ValueError(f"descriptors: got shape {array.shape}, expected at least one row")
         _, marks = check_rows(ids, stamps, len(array))
+        _check_keys(ids)
         kind, parameters = _kind(factory)
         about = {
             "collection": address.collection,
@@ -149,11 +154,11 @@ class MilvusIndex:
             client = _connect(address)
             if not client.has_collection(address.collection):
                 raise ValueError(f"{address}: no collection {address.collection}; make it with `hamlet index --store`")
-            properties = client.describe_collection(address.collection)["properties"]
-            if _PROPERTY not in properties:
+            about = _about(client, address.collection)
+            if about is None:
                 raise ValueError(f"{address}: a collection of something else, expected one of `hamlet index --store`")
             client.load_collection(address.collection)
-            return cls(address, client, json.loads(properties[_PROPERTY]))
+            return cls(address, client, about)
 
     def __len__(self) -> int:
         with _telling(self.address):
@@ -175,29 +180,44 @@ class MilvusIndex:
         return Ids.of(ids), np.array(stamps, np.int64)
 
     def add(self, descriptors: NDArray[Any] | Tensor, ids: Sequence[str], *, stamps: ArrayLike | None = None) -> None:
-        """As :meth:`hamlet.retrieval.Index.add`."""
+        """As :meth:`hamlet.retrieval.Index.add`; where Milvus fails midway, what it has taken is removed again.
+
+        Raises:
+            ValueError: also for an id of more than 65,535 bytes, as Milvus keeps it.
+        """
         array = check_descriptors(descriptors, self.dim)
         _, marks = check_rows(ids, stamps, len(array))
+        _check_keys(ids)
         with _telling(self.address):
             for batch in _batches(ids):
                 if held := self._held(batch):
                     raise ValueError(f"ids: {held[0]!r} comes twice, expected ids that the index does not hold yet")
-            self._insert(array, ids, marks)
+            try:
+                self._insert(array, ids, marks)
+            except BaseException:
+                with suppress(Exception):  # What went wrong first is what is told.
+                    self._delete(ids)
+                raise
 
     def remove(self, ids: Sequence[str]) -> None:
-        """As :meth:`hamlet.retrieval.Index.remove`; every kind can."""
+        """As :meth:`hamlet.retrieval.Index.remove`; every kind can.
+
+        Where Milvus fails midway, some are removed and the others are not.
+        """
         with _telling(self.address):
             for batch in _batches(ids):
                 if unknown := set(batch) - set(self._held(batch)):
                     raise ValueError(f"ids: got {min(unknown)!r}, expected ids that the index holds")
-            for batch in _batches(ids):
-                self._client.delete(self.address.collection, ids=[_key(id) for id in batch])
+            self._delete(ids)
 
     def check_removable(self) -> None:
         """Every kind can remove."""
 
-    def search(self, descriptors: NDArray[Any] | Tensor, k: int) -> tuple[NDArray[np.float32], list[list[str]]]:
+    def search(
+        self, descriptors: NDArray[Any] | Tensor, k: int, *, nprobe: int | None = None
+    ) -> tuple[NDArray[np.float32], list[list[str]]]:
         """As :meth:`hamlet.retrieval.Index.search`; k at most 16,384."""
+        check_nprobe(nprobe, "nlist" in _kind(self.factory)[1], self.factory)
         array = check_queries(descriptors, self.dim, k)
         if k > LARGEST_K:
             raise ValueError(f"k: got {k}, expected at most {LARGEST_K}, which is Milvus's limit")
@@ -212,18 +232,21 @@ class MilvusIndex:
                     anns_field="descriptor",
                     limit=k,
                     output_fields=["id"],
-                    search_params={"metric_type": "IP", "params": self._effort(k)},
+                    search_params={"metric_type": "IP", "params": self._effort(k, nprobe)},
                 )
                 for query, hits in enumerate(found, start):
                     scores[query, : len(hits)] = [hit["distance"] for hit in hits]
                     ids.append([_name(hit["id"]) for hit in hits])
         return scores, ids
 
-    def _effort(self, k: int) -> dict[str, int]:
+    def _effort(self, k: int, nprobe: int | None) -> dict[str, int]:
         kind, parameters = _kind(self.factory)
         if kind == "HNSW":
             return {"ef": max(64, k)}
-        return {"nprobe": math.isqrt(parameters["nlist"] - 1) + 1} if "nlist" in parameters else {}
+        if "nlist" not in parameters:
+            return {}
+        lists = parameters["nlist"]
+        return {"nprobe": min(lists, nprobe or self.metadata.get("nprobe") or math.isqrt(lists - 1) + 1)}
 
     def _insert(self, array: NDArray[Any], ids: Sequence[str], stamps: NDArray[np.int64]) -> None:
         for start in range(0, len(array), _BATCH):
@@ -233,6 +256,10 @@ class MilvusIndex:
                 for row, descriptor in enumerate(batch, start)
             ]
             self._client.insert(self.address.collection, rows)
+
+    def _delete(self, ids: Sequence[str]) -> None:
+        for batch in _batches(ids):
+            self._client.delete(self.address.collection, ids=[_key(id) for id in batch])
 
     def _held(self, ids: Sequence[str]) -> list[str]:
         rows = self._client.get(self.address.collection, ids=[_key(id) for id in ids], output_fields=["id"])
@@ -249,22 +276,36 @@ def _connect(address: Address) -> Any:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if address.local:
         Path(address.uri).parent.mkdir(parents=True, exist_ok=True)
-    return MilvusClient(address.uri, token=os.environ.get("MILVUS_TOKEN", ""))
+    token = os.environ.get("MILVUS_TOKEN", "")
+    if token and address.uri.startswith("http://"):
+        warnings.warn(f"{address}: MILVUS_TOKEN goes there unencrypted; use https://", stacklevel=4)
+    return MilvusClient(address.uri, token=token)
 
 
 def _check_ours(client: Any, collection: str, address: Address) -> None:
     """Raise ValueError for a collection that is not what a build for this address has left: it is to be dropped."""
     if client.has_collection(collection):
-        about = json.loads(client.describe_collection(collection)["properties"].get(_PROPERTY, "{}"))
-        if about.get("collection") != address.collection:
+        about = _about(client, collection)
+        if about is None or about["collection"] != address.collection:
             raise ValueError(f"{address}: the collection {collection} is of something else; name another address")
+
+
+def _about(client: Any, collection: str) -> dict[str, Any] | None:
+    """What a build has written down of a collection; None for one of something else."""
+    try:
+        about = json.loads(client.describe_collection(collection)["properties"].get(_PROPERTY, ""))
+    except json.JSONDecodeError:
+        return None
+    kinds = {"collection": str, "dim": int, "factory": str, "metadata": dict}
+    known = isinstance(about, dict) and all(isinstance(about.get(name), kind) for name, kind in kinds.items())
+    return about if known else None
 
 
 def _create(client: Any, collection: str, kind: str, parameters: dict[str, int], about: dict[str, Any]) -> None:
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=65_535)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_LONGEST_KEY)
     schema.add_field("stamp", DataType.INT64)
     schema.add_field("descriptor", DataType.FLOAT_VECTOR, dim=about["dim"])
     indexes = client.prepare_index_params()
@@ -286,7 +327,10 @@ def _telling(address: Address) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "pymilvus":
             raise
-        message = " ".join(str(getattr(error, "message", "") or error).split())[:300]
+        message = " ".join(str(getattr(error, "message", "") or error).split())
+        for secret in filter(None, {(token := os.environ.get("MILVUS_TOKEN", "")), token.partition(":")[2]}):
+            message = message.replace(secret, "***")
+        message = message[:300]
         hint = "; does another process have it open?" if address.local and "local milvus" in message else ""
         raise ValueError(f"{address}: Milvus says: {message}{hint}") from error
 
@@ -303,6 +347,12 @@ def _kind(factory: str) -> tuple[str, dict[str, int]]:
 
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))
+
+
+def _check_keys(ids: Sequence[str]) -> None:
+    for id in ids:
+        if len(key := _key(id)) > _LONGEST_KEY:
+            raise ValueError(f"ids: {id[:40]!r}... takes {len(key)} bytes in Milvus, expected at most {_LONGEST_KEY}")
 
 
 def _key(id: str) -> str:

@@ -17,8 +17,8 @@ from hamlet.retrieval.ids import Ids
 from hamlet.retrieval.stores import Store
 
 KS = (1, 10, 100)
-# Sums of products in another order differ by this much.
-_TIE = 1e-5
+# Sums of products in another order differ by this much of the largest.
+_TIE = 5e-7
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def check_recall(store: Store, descriptors: NDArray[Any], ids: Sequence[str], qu
     start = time.perf_counter()
     scores, nearest = knn_ground_truth(chosen, blocks(descriptors), k, faiss.METRIC_INNER_PRODUCT)
     exact_seconds = time.perf_counter() - start
+    # What comes with the first search, such as copies on the GPUs and pages of a mapped file, is not the search's time.
+    store.search(chosen[:1], k)
     start = time.perf_counter()
     _, found = store.search(chosen, k)
     seconds = time.perf_counter() - start
@@ -77,9 +79,10 @@ def check_recall(store: Store, descriptors: NDArray[Any], ids: Sequence[str], qu
     for query, row in enumerate(rows):
         others = packed.find(found[query])
         reached = contiguous(descriptors[others[others != row]]) @ chosen[query]
+        tie = _TIE * np.abs(scores[query]).max()
         nearest_scores = scores[query][nearest[query] != row]
         for column, at in enumerate(KS):
             if at < k:
-                recall[query, column] = (reached[:at] >= nearest_scores[at - 1] - _TIE).sum() / at
+                recall[query, column] = (reached[:at] >= nearest_scores[at - 1] - tie).sum() / at
     means = {at: float(mean) for at, mean in zip(KS, recall.mean(axis=0), strict=True) if at < k}
     return Check(count, means, count / seconds, count / exact_seconds)

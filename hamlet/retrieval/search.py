@@ -9,8 +9,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from hamlet import processes
 from hamlet.images import ImageList, inside, list_images
@@ -18,6 +20,7 @@ from hamlet.models import Model, create_model, fingerprint, load_checkpoint, sav
 from hamlet.retrieval.datasets import list_classes
 from hamlet.retrieval.extraction import extract
 from hamlet.retrieval.ids import Ids
+from hamlet.retrieval.index import check_nprobe
 from hamlet.retrieval.neighbours import scratch
 from hamlet.retrieval.recall import Check, check_recall
 from hamlet.retrieval.report import Picture, Ranked, RankedSection, picture_with_maps, write_report
@@ -86,6 +89,7 @@ def build_index(
     scales: Sequence[float] = (1.0,),
     whiten: Path | None = None,
     dtype: str = "float32",
+    nprobe: int | None = None,
     update: bool = False,
     check: bool = False,
     progress: bool = True,
@@ -93,8 +97,8 @@ def build_index(
     """Describe the images of a folder or list, and make an index that remembers its model, images and settings.
 
     Random weights are kept beside the index, in OUT.model.pt, so that it can be searched. What has been extracted lies
-    in OUT.extraction until the index is made: a run that was stopped goes on from there. Of several processes, as
-    ``torchrun`` starts them, each describes its share; the first alone makes the index.
+    in OUT.extraction, for an update in OUT.update, until the index is made: a run that was stopped goes on from there.
+    Of several processes, as ``torchrun`` starts them, each describes its share; the first alone makes the index.
 
     Args:
         model: checkpoint, or a model's name.
@@ -104,6 +108,7 @@ def build_index(
         longest_side: pixels to which images are shrunk.
         scales, dtype: see `hamlet.retrieval.extraction.extract`.
         whiten: file of a whitening learnt from descriptors of this model, longest side and scales.
+        nprobe: how many inverted lists searches visit by default, see `hamlet.retrieval.Index.search`.
         update: keep the index, describe only images that are new or have changed, and remove those that are gone.
         check: compare the index with exact search, see `hamlet.retrieval.recall.check_recall`.
         progress: show a bar, and the images left out, on stderr.
@@ -117,6 +122,9 @@ def build_index(
         raise ValueError("check: got it with an update, which does not have the descriptors of the images it keeps")
     if update and factory is not None:
         raise ValueError(f"factory: got {factory!r} with an update, which keeps that of the index")
+    if update and nprobe is not None:
+        raise ValueError(f"nprobe: got {nprobe} with an update, which keeps that of the index")
+    check_nprobe(nprobe, "IVF" in (factory or ""), factory or "Flat")
     check_place(out)
     images = list_images(folder)
     network, checkpoint = open_model(model)
@@ -131,39 +139,49 @@ def build_index(
         "scales": list(scales),
         "whitening": None if whiten is None else str(whiten.resolve()),
         "whitening_digest": None if whiten is None else _digest(whiten),
+        "nprobe": nprobe,
     }
     # Before they are read: an image that changes meanwhile is described again by the next update.
     stamps = stamps_of(images)
     old = None
 
-    def new_or_changed() -> ImageList:
+    def begin_update() -> list[tuple[ImageList, Path]]:
         nonlocal old
-        old = Update(out, images, stamps, metadata)
+        old = Update(out, images, stamps, metadata, dtype)
         return old.wanted
 
-    wanted = processes.from_first(new_or_changed) if update else images
     partial = beside(out, ".extraction")
-    found = extract(network, wanted, partial, longest_side=longest_side, scales=scales, dtype=dtype, progress=progress)
+    wanted = processes.from_first(begin_update) if update else [(images, partial)]
+    parts: list[tuple[NDArray[Any], list[str]]] = []
+    failures: list[tuple[str, str]] = []
+    for part, place in wanted:
+        found = extract(network, part, place, longest_side=longest_side, scales=scales, dtype=dtype, progress=progress)
+        failures += found.failures
+        descriptors = found.descriptors
+        if whitening is not None and found.ids and processes.rank() == 0:
+            descriptors = whitening(descriptors, scratch((len(descriptors), len(whitening.projection)), place))
+        parts.append((descriptors, found.ids))
     processes.leave_to_first()
-    if old is None and not found.ids:
+    if old is not None:
+        if checkpoint is None:
+            save_checkpoint(remembered, network)
+        added = old.apply((descriptors, ids) for descriptors, ids in parts if ids)
+        old.finish()
+        return Built(old.store, failures, added, len(old.gone))
+    ((descriptors, ids),) = parts
+    if not ids:
         raise ValueError(f"{folder}: none of its {len(images)} images can be read")
-    if check and len(found.ids) < 2:
+    if check and len(ids) < 2:
         raise ValueError("check: got it with one image that can be read, expected at least two to compare")
-    descriptors = found.descriptors
-    if whitening is not None and found.ids:
-        descriptors = whitening(descriptors, scratch((len(descriptors), len(whitening.projection)), partial))
-    stamps = stamps[Ids.of(images.names).find(found.ids)]
+    stamps = stamps[Ids.of(images.names).find(ids)]
     if checkpoint is None:
         save_checkpoint(remembered, network)
-    if old is not None:
-        index = old.apply(descriptors, found.ids, stamps)
-    else:
-        factory = factory or "Flat"
-        index = build_store(out, descriptors, found.ids, factory=factory, stamps=stamps, metadata=metadata)
-    # What is mapped of it can still be read.
+    index = build_store(out, descriptors, ids, factory=factory or "Flat", stamps=stamps, metadata=metadata)
+    # What is mapped of it can still be read. An update that was killed is of no more use to the new index.
     shutil.rmtree(partial)
-    checked = check_recall(index, descriptors, found.ids) if check else None
-    return Built(index, found.failures, len(found.ids), len(old.gone) if old is not None else 0, checked)
+    shutil.rmtree(beside(out, ".update"), ignore_errors=True)
+    checked = check_recall(index, descriptors, ids) if check else None
+    return Built(index, failures, len(ids), 0, checked)
 
 
 def make_whitening(
@@ -218,7 +236,13 @@ def make_whitening(
 
 
 def search_index(
-    path: Path | str, queries: Sequence[Path], top: int = 10, *, maps: bool = False, memory_map: bool = False
+    path: Path | str,
+    queries: Sequence[Path],
+    top: int = 10,
+    *,
+    maps: bool = False,
+    memory_map: bool = False,
+    nprobe: int | None = None,
 ) -> tuple[list[Found], list[tuple[str, str]]]:
     """Search an index with images, described as the index was made: by its model, at its size and scales, whitened.
 
@@ -228,6 +252,7 @@ def search_index(
         top: results for each.
         maps: also draw the model's maps over each query.
         memory_map: see `hamlet.retrieval.Index.load`.
+        nprobe: see `hamlet.retrieval.Index.search`; default what the index was made with.
 
     Returns:
         What each query that can be read found, in their order; and (query, reason) of the others.
@@ -258,7 +283,7 @@ def search_index(
         if not extraction.ids:
             raise ValueError(f"queries: none can be read: {'; '.join(': '.join(failure) for failure in failures)}")
         descriptors = extraction.descriptors if whitening is None else whitening(extraction.descriptors)
-        scores, ids = index.search(descriptors, top)
+        scores, ids = index.search(descriptors, top, nprobe=nprobe)
     images = Path(index.metadata["root"])
     answers = {
         name: (row_ids, [inside(images, row_id) for row_id in row_ids], row_scores[: len(row_ids)].tolist())

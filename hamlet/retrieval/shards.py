@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
+import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +31,8 @@ from hamlet.images import ImageList
 FORMAT = "hamlet-extraction"
 VERSION = 3
 DTYPES = ("float32", "float16")
+PATIENCE = 60.0
+"""Seconds for which a file that another host has written may not be seen."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,20 @@ class Extraction:
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process however that ends; ValueError if another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "ab") as file:
-        try:
-            # Of the process alone: workers that it forked, and that outlive it for seconds, do not hold this kind.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"{folder}: another process is at work in it; wait for its end, or name another folder"
-            ) from None
-        yield
+    path = folder / "lock"
+    while True:
+        with open(path, "ab") as file:
+            try:
+                # Of the process alone: workers that it forked, and that outlive it for seconds, do not hold this kind.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise ValueError(
+                    f"{folder}: another process is at work in it; wait for its end, or name another folder"
+                ) from None
+            # A run that ended between the two lines above took the file away: its lock keeps nobody out.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return
 
 
 def read_manifest(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -87,13 +98,14 @@ def read_manifest(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] |
 
 
 def begin(folder: Path, settings: Mapping[str, Any], count: int, shard_size: int) -> list[range]:
-    """Write the manifest where there is none; images, by number, of each shard that is not there yet."""
+    """Write the manifest where there is none; images, by number, of each shard that is not there yet, or damaged."""
     remove_parts(folder)
+    remove_parts(folder / "shards")
     manifest = read_manifest(folder, settings)
     if manifest is None:
         manifest = {"format": FORMAT, "version": VERSION, **settings, "shard_size": shard_size}
         _write_manifest(folder, manifest)
-    return [shard for shard in _shards(count, manifest) if not _path(folder, shard).exists()]
+    return [shard for shard in _shards(count, manifest) if not _is_whole(_path(folder, shard))]
 
 
 def write_shard(
@@ -126,7 +138,7 @@ def assemble(folder: Path, settings: Mapping[str, Any], images: ImageList) -> No
     if manifest is None:
         raise ValueError(f"{folder}: manifest.json is gone, expected what the extraction began with")
     paths = [_path(folder, shard) for shard in _shards(len(images), manifest)]
-    if missing := [path for path in paths if not path.exists()]:
+    if missing := wait_for(paths):
         raise ValueError(f"{missing[0]}: no such file; expected a folder that all processes write to")
     kept: list[int] = []
     failures = [list(pair) for pair in images.skipped]
@@ -147,6 +159,17 @@ def assemble(folder: Path, settings: Mapping[str, Any], images: ImageList) -> No
             with np.load(path) as shard:
                 file.write(shard["descriptors"].astype(kind).tobytes())
     _write_manifest(folder, {**manifest, "ids": [images.names[position] for position in kept], "failures": failures})
+
+
+def wait_for(paths: Sequence[Path]) -> list[Path]:
+    """Those that are not there, once all are or :data:`PATIENCE` is over.
+
+    What another host has written to a folder of the network may be seen here only when its cache of names has aged.
+    """
+    end = time.monotonic() + PATIENCE
+    while (missing := [path for path in paths if not path.exists()]) and time.monotonic() < end:
+        time.sleep(min(1.0, PATIENCE / 10))
+    return missing
 
 
 def is_done(folder: Path, settings: Mapping[str, Any]) -> bool:
@@ -193,6 +216,15 @@ def _shards(count: int, manifest: Mapping[str, Any]) -> list[range]:
 
 def _path(folder: Path, shard: range) -> Path:
     return folder / "shards" / f"{shard.start:010d}.npz"
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a shard is there, and its checksums hold: a disk or a power cut may have damaged what was renamed."""
+    try:
+        with zipfile.ZipFile(path) as shard:
+            return shard.testzip() is None
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def _is_ours(path: Path) -> bool:

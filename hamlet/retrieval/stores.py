@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +34,9 @@ class Store(Protocol):
 
     def check_removable(self) -> None: ...
 
-    def search(self, descriptors: NDArray[Any] | Tensor, k: int) -> tuple[NDArray[np.float32], list[list[str]]]: ...
+    def search(
+        self, descriptors: NDArray[Any] | Tensor, k: int, *, nprobe: int | None = None
+    ) -> tuple[NDArray[np.float32], list[list[str]]]: ...
 
 
 def in_milvus(place: Path | str) -> bool:
@@ -72,11 +75,14 @@ def save_store(store: Store, place: Path | str) -> None:
 def beside(place: Path | str, suffix: str) -> Path:
     """The file or folder of that suffix that belongs to an index; of a server's collection, in the working folder.
 
+    There its name tells the server too, as two may have collections of one name.
+
     >>> beside("milvus://photos.db", ".model.pt"), beside("milvus://10.0.0.5:19530/photos", ".model.pt")
-    (PosixPath('photos.db.model.pt'), PosixPath('photos.model.pt'))
+    (PosixPath('photos.db.model.pt'), PosixPath('photos-4be57a5d.model.pt'))
     """
     path = Path(place)
     if in_milvus(place):
         address = Address.parse(str(place))
-        path = Path(address.uri if address.local else address.collection)
+        server = hashlib.sha256(address.uri.encode()).hexdigest()[:8]
+        path = Path(address.uri if address.local else f"{address.collection}-{server}")
     return path.with_name(f"{path.name}{suffix}")

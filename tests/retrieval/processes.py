@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed
 
 from hamlet.images import list_images
+from hamlet.retrieval import shards
 from hamlet.retrieval.extraction import extract
 from tests.retrieval.conftest import Descriptor
 
@@ -112,4 +113,5 @@ def disturbed(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    shards.PATIENCE = 0.2
     {"killed": killed, "shared": shared, "disturbed": disturbed}[sys.argv[1]](Path(sys.argv[2]))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -13,7 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hamlet.retrieval import Index
+from hamlet.files import replacing
+from hamlet.retrieval import Index, faiss_index
 from hamlet.retrieval.index_file import _END, _FOOTER, _PARTS, MAGIC
 
 
@@ -180,6 +182,7 @@ BAD = {
     "one axis": (np.ones(4, np.float32), ["a"], "Flat", r"shape \(4,\)"),
     "integers": (np.ones((1, 4), int), ["a"], "Flat", "int64, expected floating"),
     "not a number": (np.array([[1.0, 0], [np.nan, 0]]), ["a", "b"], "Flat", "row 1 holds NaN"),
+    "infinite in float32": (np.array([[1e39, 0]]), ["a"], "Flat", "row 0 holds NaN or infinity.*float32"),
     "infinity": (np.array([[np.inf, 0]]), ["a"], "Flat", "row 0 holds NaN or infinity"),
     "nothing": (np.ones((0, 4), np.float32), [], "Flat", "at least one row"),
     "too few ids": (ONE, [], "Flat", "ids: got 0"),
@@ -283,6 +286,45 @@ def test_faiss_alone_can_read_the_file(tmp_path: Path) -> None:
     assert faiss.read_index(str(tmp_path / "a.index")).search(database[5:6], 1)[1].tolist() == [[5]]
 
 
+@pytest.mark.parametrize("factory", ["IVF8,Flat", "PCA8,IVF8,SQ8", "IVF8,Flat,RFlat"])
+def test_more_lists_find_more(factory: str, tmp_path: Path) -> None:
+    rows = descriptors(640)
+    index = Index.build(rows, names(640), factory, metadata={"nprobe": 8})
+    index.save(tmp_path / "a.index")
+    for each in (index, Index.load(tmp_path / "a.index", memory_map=True)):
+        everything = each.search(rows[:50], 640, nprobe=8)[1]
+        assert {len(found) for found in everything} == {640}
+        assert each.search(rows[:50], 640)[1] == everything
+        assert max(len(found) for found in each.search(rows[:50], 640, nprobe=1)[1]) < 640
+    with pytest.raises(ValueError, match="nprobe: got 0, expected at least 1"):
+        index.search(rows[:1], 1, nprobe=0)
+    with pytest.raises(ValueError, match="nprobe: got 3 for an index of 'Flat', expected one of inverted lists"):
+        Index.build(rows, names(640)).search(rows[:1], 1, nprobe=3)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "HNSW8"])
+def test_an_add_that_fails_midway(factory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = descriptors(200)
+    index = Index.build(rows, names(200), factory)
+    before = index.search(rows[:9], 5)[1]
+
+    def failing(array: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        yield array[:100]
+        raise MemoryError
+
+    with monkeypatch.context() as context:
+        context.setattr(faiss_index, "blocks", failing)
+        with pytest.raises(MemoryError):
+            index.add(descriptors(150, seed=1), names(150, start=200))
+    if factory == "HNSW8":
+        with pytest.raises(ValueError, match="damaged by an add that failed"):
+            index.search(rows[:9], 5)
+        return
+    assert index.search(rows[:9], 5)[1] == before
+    index.add(descriptors(150, seed=1), names(150, start=200))
+    assert index.search(descriptors(150, seed=1), 1)[1][7:8] == [["photos/207.jpg"]]
+
+
 SAVE_FOREVER = """
 import sys, numpy as np
 from hamlet.retrieval import Index
@@ -309,5 +351,6 @@ def test_killed_while_writing(factory: str, tmp_path: Path) -> None:
         index = Index.load(path)
         assert len(index) == 20000
         assert len({id.split("/")[0] for id in index.ids}) == 1
-    Index.build_file(path, descriptors(200), names(200), factory)
-    assert not [left for left in tmp_path.iterdir() if left.name.endswith(".lists")]
+    with replacing(tmp_path / "a.index"):
+        Index.build_file(path, descriptors(200), names(200), "Flat")
+        assert len(list(tmp_path.iterdir())) == 2, "what is still written to stays, what was left goes"

@@ -15,12 +15,6 @@ lite = pytest.mark.usefixtures("milvus_lite")
 
 
 @pytest.fixture
-def milvus_lite() -> None:
-    pytest.importorskip("milvus_lite", reason="needs Milvus Lite: pip install 'hamlet[milvus]'")
-    pytest.importorskip("pymilvus", reason="needs pymilvus: pip install 'hamlet[milvus]'")
-
-
-@pytest.fixture
 def address(tmp_path: Path) -> Address:
     return Address.parse(f"milvus://{tmp_path}/photos.db")
 
@@ -149,7 +143,8 @@ def test_addresses(text: str, uri: str, collection: str) -> None:
     "text",
     [
         *("milvus://", "milvus://host:1", "milvus:///photos", "http://h/a-b", "http://h/a/b"),
-        *("milvus://10.0.0.5:19530/photos.db", "https://h:port/photos"),
+        *("milvus://10.0.0.5:19530/photos.db", "https://h:port/photos", "10.0.0.5:19530/photos.db"),
+        *("http://h:65536/photos", "http://h:0/photos", "http://[h/photos", "milvus://h:19530.db"),
     ],
 )
 def test_no_addresses(text: str) -> None:
@@ -157,8 +152,54 @@ def test_no_addresses(text: str) -> None:
         Address.parse(text)
 
 
-@pytest.mark.parametrize("text", ["http://me:secret@host/a-b", "milvus://me:secret@h/a.db", "http://h/a?token=secret"])
+@pytest.mark.parametrize(
+    "text", ["http://me:secret@host/a-b", "milvus://me:secret@h/a.db", "http://h/a?token=secret", "me:secret@h/a"]
+)
 def test_passwords_do_not_stand_in_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="MILVUS_TOKEN") as caught:
         Address.parse(text)
     assert "secret" not in str(caught.value)
+
+
+@lite
+def test_an_add_that_fails_midway_leaves_nothing(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymilvus import MilvusClient, MilvusException
+
+    index = MilvusIndex.build(address, descriptors(20), ids(20))
+    with pytest.raises(ValueError, match=r"ids: 'aaa.*takes 65536 bytes in Milvus, expected at most 65535"):
+        index.add(descriptors(2), ["short", "a" * 65_536])
+    insert, calls = MilvusClient.insert, []
+
+    def failing(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise MilvusException(message="the disk is full; secret")
+        return insert(*arguments)
+
+    monkeypatch.setattr(MilvusClient, "insert", failing)
+    monkeypatch.setenv("MILVUS_TOKEN", "me:secret")
+    with pytest.raises(ValueError, match=r"Milvus says: the disk is full; \*\*\*"):
+        index.add(descriptors(2500), [f"new/{row}" for row in range(2500)])
+    assert len(calls) == 3
+    assert sorted(index.rows()[0]) == sorted(ids(20))
+
+
+@lite
+def test_nprobe(address: Address) -> None:
+    index = MilvusIndex.build(address, descriptors(2500), ids(2500), "IVF128,Flat", metadata={"nprobe": 128})
+    expected = Index.build(descriptors(2500), ids(2500)).search(descriptors(50, seed=1), 10)[1]
+    assert index.search(descriptors(50, seed=1), 10)[1] == expected
+    assert index.search(descriptors(50, seed=1), 10, nprobe=1)[1] != expected
+    with pytest.raises(ValueError, match="nprobe: got 0"):
+        index.search(descriptors(1), 1, nprobe=0)
+
+
+def test_a_token_that_goes_unencrypted_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pymilvus")
+    monkeypatch.setenv("MILVUS_TOKEN", "secret")
+    with (
+        pytest.warns(UserWarning, match="MILVUS_TOKEN goes there unencrypted; use https://") as warned,
+        pytest.raises(ValueError, match="Milvus says: ") as caught,
+    ):
+        MilvusIndex.open(Address.parse("milvus://127.0.0.1:9/photos"))
+    assert "secret" not in f"{warned[0].message} {caught.value}"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,10 +70,15 @@ def change(photographs: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "milvus"])
 def test_an_update_is_as_indexing_again(
-    kind: str, model: Path, photographs: Path, tmp_path: Path, described: list[list[str]]
+    kind: str,
+    model: Path,
+    photographs: Path,
+    tmp_path: Path,
+    described: list[list[str]],
+    request: pytest.FixtureRequest,
 ) -> None:
     if kind == "milvus":
-        pytest.importorskip("pymilvus", reason="needs pymilvus: pip install 'hamlet[milvus]'")
+        request.getfixturevalue("milvus_lite")
     places: list[Path | str] = [tmp_path / "a.index", tmp_path / "b.index"]
     if kind == "milvus":
         places = [f"milvus://{place}.db" for place in places]
@@ -90,6 +97,13 @@ def test_an_update_is_as_indexing_again(
     again = index(model, photographs, places[0], update=True)
     assert (described[-1], again.added, again.removed, len(again.index)) == (["broken.png"], 0, 0, 4)
     assert not list(tmp_path.glob("*.extraction"))
+
+
+def test_an_update_killed_anywhere_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.retrieval.killed_updates", str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert int(told.stdout) >= 15
 
 
 def test_an_image_that_only_moved_in_time_is_described_again(
