@@ -24,7 +24,10 @@ def compare(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values in place of the recipe's.")
     ] = None,
     models: Annotated[
-        str, typer.Option(metavar="METHODS", help="Methods, comma-separated; default: all. DSCF is not available.")
+        str,
+        typer.Option(
+            metavar="METHODS", help="Methods and controls, comma-separated; default: all. DSCF is not available."
+        ),
     ] = "",
     backbones: Annotated[str, typer.Option(help="Backbones, comma-separated, by their names here or in timm.")] = (
         "resnet18"
@@ -33,22 +36,25 @@ def compare(
     dataset: Annotated[str, typer.Option(help="The benchmark to test on, as in [bold]hamlet evaluate[/bold].")] = "",
     data: Annotated[Path | None, typer.Option(help="The benchmark's folder or CSV file.")] = None,
     longest_side: Side = 1024,
-    out: Annotated[Path | None, typer.Option(help="Folder of all results; default: runs/compare-RECIPE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of all results; default: runs/compare-RECIPE-DATASET.")
+    ] = None,
     json_only: Json = False,
 ) -> None:
     """Train and evaluate methods alike, and tell their accuracy and cost in one table, page and picture.
 
     Each finished model and seed is kept: a run that was stopped goes on when the same command is given again.
     """
-    from hamlet.compare import BenchmarkTask, Task, comparison_recipes
+    from hamlet.compare import BenchmarkTask, Task, comparison_runs
     from hamlet.compare import compare as run
+    from hamlet.compare.plan import CONTROLS
     from hamlet.compare.report import comparison_columns, comparison_rows
     from hamlet.models import UNAVAILABLE
     from hamlet.models.registry import FAMILIES
 
-    chosen = _split(models) or list(FAMILIES)
-    recipes = comparison_recipes(recipe, settings or (), models=chosen, backbones=_split(backbones), seeds=seeds)
-    base = recipes[0]
+    chosen = _split(models) or [*FAMILIES, *CONTROLS]
+    runs = comparison_runs(recipe, settings or (), methods=chosen, backbones=_split(backbones), seeds=seeds)
+    base = runs[0].recipe
     task: Task
     if recipe == "demo":
         if dataset or data is not None:
@@ -60,8 +66,9 @@ def compare(
         raise ValueError("dataset: missing, expected --dataset and --data for what the models are tested on")
     else:
         task = BenchmarkTask(base, dataset, data, longest_side=longest_side)
-    folder = out or Path("runs") / f"compare-{Path(recipe).stem}"
-    results = run(task, recipes, folder)
+    named = f"compare-{Path(recipe).stem}-{dataset}" if dataset else f"compare-{Path(recipe).stem}"
+    folder = out or Path("runs") / named
+    results = run(task, runs, folder)
     if json_only:
         print_json(results)
         return

@@ -1,7 +1,7 @@
 """Several methods trained and evaluated alike: on the same data, for the same steps, from the same seeds."""
 
-from hamlet.compare.plan import comparison_recipes
+from hamlet.compare.plan import Run, comparison_runs
 from hamlet.compare.run import compare, measure_run
 from hamlet.compare.task import BenchmarkTask, Task
 
-__all__ = ["BenchmarkTask", "Task", "compare", "comparison_recipes", "measure_run"]
+__all__ = ["BenchmarkTask", "Run", "Task", "compare", "comparison_runs", "measure_run"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,50 @@ PLAIN = ("model.options={}", "loss.distilled_levels=[]")
 HAMLET_LOSSES = ("distillation", "consistency", "hierarchy", "coarse", "budget")
 """What a method other than HAMLET does without: HAMLET's options and losses are HAMLET's own."""
 
-OWN = {"spca": ("loss.classifier=arcface", "loss.scale=32", "loss.margin=8.594")}
-"""Settings that belong to a method's definition; SpCa's margin is 0.15 radians."""
+CONTROLS = {"gem_centred": "gem", "hamlet_classification": "hamlet", "spca_recipe_loss": "spca"}
+"""Rows beside the methods, and the method of each, that tell where a difference comes from: GeM that ends in HAMLET's
+batch normalisation, HAMLET with the losses that the others have, SpCa with the classification loss of the recipe."""
+
+OWN = {
+    "spca": ("loss.classifier=arcface", "loss.scale=32", "loss.margin=8.594"),
+    "gem_centred": ("model.options={centre: true}",),
+}
+"""Settings that belong to a row's definition; SpCa's margin is 0.15 radians."""
 
 
-def comparison_recipes(
+@dataclass(frozen=True)
+class Run:
+    """One model to train with one seed.
+
+    Args:
+        method: one of the methods or of :data:`CONTROLS`.
+        backbone: as it was asked for.
+        recipe: how it is trained.
+    """
+
+    method: str
+    backbone: str
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The row of the table that it counts towards, and the name of its folder."""
+        return f"{self.method}_{self.backbone}"
+
+
+def comparison_runs(
     recipe: str | Path,
     overrides: Sequence[str] = (),
     *,
-    models: Sequence[str] = tuple(FAMILIES),
+    methods: Sequence[str] = (*FAMILIES, *CONTROLS),
     backbones: Sequence[str] = ("resnet18",),
     seeds: int = 1,
-) -> list[Recipe]:
-    """The recipes of all models on all backbones, each with ``seeds`` seeds that count up from the recipe's.
+) -> list[Run]:
+    """All methods on all backbones, each with ``seeds`` seeds that count up from the recipe's.
 
     Args:
         recipe, overrides: see :func:`hamlet.training.load_recipe`.
-        models: methods, such as ``gem``.
+        methods: such as ``gem``, and :data:`CONTROLS`.
         backbones: registered ones, or timm's names.
         seeds: how many.
 
@@ -39,28 +66,30 @@ def comparison_recipes(
         NotImplementedError: a method that cannot be had, with the reason.
 
     Example:
-        >>> found = comparison_recipes("folder", models=["gem", "spoc"], seeds=2)
-        >>> [(each.model.name, each.seed) for each in found]
-        [('gem_resnet18', 0), ('gem_resnet18', 1), ('spoc_resnet18', 0), ('spoc_resnet18', 1)]
+        >>> found = comparison_runs("folder", methods=["gem", "gem_centred"], seeds=2)
+        >>> [(each.name, each.recipe.seed) for each in found]
+        [('gem_resnet18', 0), ('gem_resnet18', 1), ('gem_centred_resnet18', 0), ('gem_centred_resnet18', 1)]
+        >>> found[-1].recipe.model
+        ModelRecipe(name='gem_resnet18', descriptor_dim=512, pretrained=False, options={'centre': True})
     """
     if seeds < 1:
         raise ValueError(f"seeds: got {seeds}, expected at least 1")
-    for name, values in (("models", models), ("backbones", backbones)):
+    for name, values in (("models", methods), ("backbones", backbones)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name}: got {list(values)}, expected one or more, each once")
-    for model in models:
-        check_available(model)
-        if model not in FAMILIES:
-            known = f"{', '.join(FAMILIES)}; not available: {', '.join(UNAVAILABLE)}"
-            raise ValueError(f"models: got {model!r}, expected some of {known}")
+    for method in methods:
+        check_available(method)
+        if method not in FAMILIES and method not in CONTROLS:
+            known = f"{', '.join((*FAMILIES, *CONTROLS))}; not available: {', '.join(UNAVAILABLE)}"
+            raise ValueError(f"models: got {method!r}, expected some of {known}")
     overrides = with_warmup(recipe, overrides)
     first = load_recipe(recipe, overrides).seed
-    names = [(model, f"{model}_{backbone}") for backbone in backbones for model in models]
-    for _, name in names:
-        split(name)
+    pairs = [(method, backbone) for backbone in backbones for method in methods]
+    for method, backbone in pairs:
+        split(f"{CONTROLS.get(method, method)}_{backbone}")
     return [
-        method_recipe(recipe, [*overrides, f"model.name={name}", f"seed={first + number}"], model)
-        for model, name in names
+        Run(method, backbone, method_recipe(recipe, [*overrides, f"seed={first + number}"], method, backbone))
+        for method, backbone in pairs
         for number in range(seeds)
     ]
 
@@ -79,10 +108,13 @@ def with_warmup(recipe: str | Path, overrides: Sequence[str]) -> list[str]:
     return [*overrides, f"optimizer.warmup={usual.optimizer.warmup * int(given['steps']) // usual.steps}"]
 
 
-def method_recipe(recipe: str | Path, overrides: Sequence[str], model: str) -> Recipe:
-    """A recipe that was written for HAMLET as another method takes it: the same pictures, the classification alone."""
-    if model == "hamlet":
+def method_recipe(recipe: str | Path, overrides: Sequence[str], method: str, backbone: str) -> Recipe:
+    """A recipe that was written for HAMLET as a method takes it: the same pictures, the classification alone."""
+    family = CONTROLS.get(method, method)
+    overrides = [*overrides, f"model.name={family}_{backbone}"]
+    if method == "hamlet":
         return load_recipe(recipe, overrides)
-    plain = load_recipe(recipe, [*overrides, *PLAIN, *OWN.get(model, ())])
+    others = PLAIN if family != "hamlet" else ()
+    plain = load_recipe(recipe, [*overrides, *others, *OWN.get(method, ())])
     none: dict[str, Any] = dict.fromkeys(HAMLET_LOSSES, 0.0)
     return replace(plain, stages=tuple(replace(stage, **none) for stage in plain.stages))

@@ -40,7 +40,10 @@ class Task(Protocol):
         """Setups by which methods are told apart: the first of them that was measured."""
 
     def measure(self, model: Model, out: Path) -> Metrics:
-        """Accuracy of a trained model; ``out`` may keep what a killed run would do again."""
+        """Accuracy of a trained model; ``out`` may keep what a killed run would do again.
+
+        Of several processes all come here, and all but the first may leave by ``LeftToFirst``.
+        """
 
 
 class BenchmarkTask:

@@ -38,11 +38,11 @@ SHOWN_SIDE = 160
 
 def table(results: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The table's columns and rows, one a model, as text."""
-    runs = {
-        name: [{"metrics": {"all": model["metrics"]}, "cost": model["cost"]}]
+    rows = {
+        name: {"runs": [{"metrics": {"all": model["metrics"]}}], "cost": model["cost"]}
         for name, model in results["models"].items()
     }
-    return comparison_columns({"models": runs}), comparison_rows({"models": runs})
+    return comparison_columns({"models": rows}), comparison_rows({"models": rows})
 
 
 def write_demo_report(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from hamlet.compare.cost import machine, measure_costs
 from hamlet.compare.plan import method_recipe, with_warmup
-from hamlet.compare.run import machine, measure_run, run_folder
+from hamlet.compare.run import measure_run, run_folder
 from hamlet.demo.data import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
 from hamlet.demo.evaluation import DISTRACTOR_EVERY
 from hamlet.demo.report import write_demo_report
@@ -40,15 +42,18 @@ def run_demo(out: Path, *, steps: int | None = None, seed: int = 0, progress: bo
     recipes = demo_recipes(steps, seed)
     console.print("cutting scikit-image's photographs into instances, and making the teacher's cache")
     task = DemoTask(recipes["HAMLET"])
-    measured, models, histories, ranks = {}, {}, {}, {}
+    measured: dict[str, dict[str, Any]] = {}
+    models, histories, ranks = {}, {}, {}
     for name, recipe in recipes.items():
         console.print(f"training {name} for {recipe.steps} steps, then searching among instances that it never saw")
-        folder = run_folder(out, recipe)
+        folder = run_folder(out, recipe.model.name, seed)
         found = measure_run(task, recipe, folder, progress=progress)
-        measured[name] = {"metrics": found["metrics"]["all"], "cost": found["cost"]}
+        measured[name] = {"metrics": found["metrics"]["all"]}
         models[name], _ = load_checkpoint(folder / "model.pt")
         histories[name] = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         ranks[name] = task.ranks(models[name], folder)
+    for name, cost in measure_costs(models, task.cost_size).items():
+        measured[name]["cost"] = asdict(cost)
     results = {
         "settings": {
             "steps": recipes["HAMLET"].steps,
@@ -81,5 +86,4 @@ def demo_recipes(steps: int | None = None, seed: int = 0) -> dict[str, Recipe]:
     chosen = [f"seed={seed}"]
     if steps is not None:
         chosen = with_warmup("demo", [*chosen, f"steps={steps}"])
-    baseline = method_recipe("demo", [*chosen, "model.name=gem_resnet18"], "gem")
-    return {"HAMLET": load_recipe("demo", chosen), "GeM": baseline}
+    return {"HAMLET": load_recipe("demo", chosen), "GeM": method_recipe("demo", chosen, "gem", "resnet18")}

@@ -12,6 +12,7 @@ from hamlet.demo.data import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS, Views, instanc
 from hamlet.demo.evaluation import describe, rank, render_test
 from hamlet.demo.teacher import make_teacher
 from hamlet.models import Model
+from hamlet.processes import leave_to_first
 from hamlet.retrieval import Index
 from hamlet.retrieval.metrics import labelled
 from hamlet.training import Recipe
@@ -42,6 +43,7 @@ class DemoTask:
 
     def measure(self, model: Model, out: Path) -> Metrics:
         """Index the database, in ``out``, search it with the queries, and measure what is found."""
+        leave_to_first()
         # Pictures this small are described on the CPU, wherever training left the model.
         model.cpu()
         Index.build(describe(model, self.database), [view.name for view in self.database]).save(out / "test.index")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import html
 import json
+import os
+import signal
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,10 +15,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from hamlet.cli import app
-from hamlet.compare import compare, comparison_recipes
+from hamlet.compare import Run, compare, comparison_runs
+from hamlet.compare.cost import measure_costs
+from hamlet.compare.plan import CONTROLS
 from hamlet.compare.report import comparison_columns, comparison_rows
 from hamlet.models import Model, load_checkpoint
 from hamlet.models.registry import FAMILIES
+from hamlet.retrieval.shards import alone_in
 
 SHORT = ("steps=2", "batch_size=4", "image_size=64", "optimizer.warmup=1", "data.workers=0", "data.samples_per_class=0")
 SMALL = ["mobilenetv3_small"]
@@ -52,24 +58,34 @@ class Toy:
         return {"easy": {"map": 1.0, "p@1": value}, "hard": {"map": value, "p@1": 0.25}}
 
 
-def recipes(*overrides: str, models: tuple[str, ...] = ("hamlet", "gem", "spca"), seeds: int = 2) -> Any:
-    return comparison_recipes("folder", [*SHORT, *overrides], models=models, backbones=SMALL, seeds=seeds)
+METHODS = ("hamlet", "gem", "spca", "gem_centred")
+
+
+def runs(*overrides: str) -> list[Run]:
+    return comparison_runs("folder", [*SHORT, *overrides], methods=METHODS, backbones=SMALL, seeds=2)
 
 
 @pytest.mark.parametrize("recipe", ["demo", "folder", "landmarks"])
 def test_all_methods_differ_from_the_recipe_in_what_is_their_own_alone(recipe: str) -> None:
-    found = comparison_recipes(recipe, models=list(FAMILIES), backbones=["resnet18", "mobilenetv3_large"], seeds=3)
-    assert len({(each.model.name, each.seed) for each in found}) == len(found) == len(FAMILIES) * 2 * 3
-    first = found[0]
-    for each in found:
+    found = comparison_runs(recipe, backbones=["resnet18", "mobilenetv3_large"], seeds=3)
+    assert len({(each.name, each.recipe.seed) for each in found}) == len(found) == (len(FAMILIES) + len(CONTROLS)) * 6
+    first = found[0].recipe
+    for run in found:
+        each = run.recipe
+        assert each.model.name == f"{CONTROLS.get(run.method, run.method)}_{run.backbone}"
         same = ("steps", "batch_size", "image_size", "augment", "optimizer", "curriculum", "data", "precision")
         assert all(getattr(each, name) == getattr(first, name) for name in same)
-        if each.model.name.startswith("spca"):
-            assert each.loss.scale == 32
+        if run.method == "spca":
+            assert (each.loss.classifier, each.loss.scale) == ("arcface", 32)
             assert each.loss.margin == pytest.approx(0.15 * 180 / torch.pi, abs=1e-3)
         else:
-            assert (each.loss.scale, each.loss.margin) == (first.loss.scale, first.loss.margin)
-        if not each.model.name.startswith("hamlet"):
+            names = ("classifier", "scale", "margin")
+            assert all(getattr(each.loss, name) == getattr(first.loss, name) for name in names)
+        if run.method.startswith("hamlet"):
+            assert each.model.options == first.model.options
+        else:
+            assert each.model.options == ({"centre": True} if run.method == "gem_centred" else {})
+        if run.method != "hamlet":
             seen = [(stage.until, stage.image_size, stage.samples_per_class) for stage in each.stages]
             assert seen == [(stage.until, stage.image_size, stage.samples_per_class) for stage in first.stages]
             for stage in each.stages:
@@ -79,41 +95,45 @@ def test_all_methods_differ_from_the_recipe_in_what_is_their_own_alone(recipe: s
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"models": ["dscf"]}, NotImplementedError, "no definition of DSCF is public"),
-        ({"models": ["gme"]}, ValueError, "models: got 'gme', expected some of hamlet, gem"),
-        ({"models": ["gem", "gem"]}, ValueError, "models: got .*each once"),
-        ({"models": []}, ValueError, "models: got"),
+        ({"methods": ["dscf"]}, NotImplementedError, "no definition of DSCF is public"),
+        ({"methods": ["gme"]}, ValueError, "models: got 'gme', expected some of hamlet, gem"),
+        ({"methods": ["gem", "gem"]}, ValueError, "models: got .*each once"),
+        ({"methods": []}, ValueError, "models: got"),
         ({"backbones": ["resnet19"]}, ValueError, "name: got 'hamlet_resnet19'"),
         ({"seeds": 0}, ValueError, "seeds: got 0"),
     ],
 )
 def test_refuses_what_cannot_be_compared(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        comparison_recipes("folder", **settings)
+        comparison_runs("folder", **settings)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("comparison")
-    return out, compare(Toy(), recipes(), out, progress=False)
+    return out, compare(Toy(), runs(), out, progress=False)
 
 
 def test_tells_of_every_model_and_seed(finished: tuple[Path, dict[str, Any]]) -> None:
     out, results = finished
     assert json.loads((out / "comparison.json").read_text()) == results
-    assert list(results["models"]) == [f"{name}_mobilenetv3_small" for name in ("hamlet", "gem", "spca")]
+    assert list(results["models"]) == [f"{name}_mobilenetv3_small" for name in METHODS]
     assert comparison_columns(results)[:5] == ("model", "easy mAP", "easy P@1", "hard mAP", "hard P@1")
     rows = {row[0]: row for row in comparison_rows(results)}
-    for name, runs in results["models"].items():
-        assert [run["seed"] for run in runs] == [0, 1]
-        values = [100 * run["metrics"]["hard"]["map"] for run in runs]
+    for name, row in results["models"].items():
+        assert [run["seed"] for run in row["runs"]] == [0, 1]
+        values = [100 * run["metrics"]["hard"]["map"] for run in row["runs"]]
         assert values[0] != values[1]
         assert rows[name][3] == f"{mean(values):.1f} ± {stdev(values):.1f}"
         model, _ = load_checkpoint(out / name / "seed-1" / "model.pt")
         parameters = sum(p.numel() for p in model.parameters())
         assert rows[name][5] == f"{parameters / 1e6:.2f}"
+        assert 0 < row["cost"]["latency_ms"] <= row["cost"]["latency_p90_ms"]
+        assert row["cost"]["peak_memory_bytes"] > 0
         assert not (out / name / "seed-1" / "checkpoint.pt").exists()
+    assert f"{torch.get_num_threads()} threads" in results["machine"]
     page = (out / "comparison.html").read_text()
+    assert results["machine"] in html.unescape(page)
     assert all(name in page for name in results["models"])
     assert "no definition of DSCF is public" in page
     assert "data:image/png;base64," in page
@@ -127,20 +147,63 @@ def test_a_stopped_comparison_goes_on_and_does_nothing_twice(
     task = Toy()
     task.fails_at = 3
     with pytest.raises(KeyboardInterrupt):
-        compare(task, recipes(), tmp_path, progress=False)
+        compare(task, runs(), tmp_path, progress=False)
     assert len(task.measured) == 3
     task.fails_at = None
-    again = compare(task, recipes(), tmp_path, progress=False)
-    assert len(task.measured) == 6
-    for name, runs in finished[1]["models"].items():
-        assert [run["metrics"] for run in again["models"][name]] == [run["metrics"] for run in runs]
-    compare(task, recipes("checkpoint_every=7"), tmp_path, progress=False)
-    assert len(task.measured) == 6
+    again = compare(task, runs(), tmp_path, progress=False)
+    assert len(task.measured) == 8
+    for name, row in finished[1]["models"].items():
+        assert again["models"][name]["runs"] == row["runs"]
+    # A run that was killed between its result and the end of it.
+    left = tmp_path / "gem_mobilenetv3_small" / "seed-0" / "checkpoint.pt"
+    left.touch()
+    compare(task, runs("checkpoint_every=7"), tmp_path, progress=False)
+    assert len(task.measured) == 8
+    assert not left.exists()
     with pytest.raises(ValueError, match=r"steps=2 \(now 3\)"):
-        compare(task, recipes("steps=3"), tmp_path, progress=False)
+        compare(task, runs("steps=3"), tmp_path, progress=False)
     task.test = "other noise"
     with pytest.raises(ValueError, match=r"test='noise' \(now 'other noise'\)"):
-        compare(task, recipes(), tmp_path, progress=False)
+        compare(task, runs(), tmp_path, progress=False)
+
+
+def test_two_processes_do_not_work_at_one_run(tmp_path: Path) -> None:
+    folder = tmp_path / "hamlet_mobilenetv3_small" / "seed-0"
+    held, holds = os.pipe()
+    child = os.fork()
+    if not child:
+        with alone_in(folder):
+            os.write(holds, b"1")
+            signal.pause()
+    try:
+        os.read(held, 1)
+        task = Toy()
+        with pytest.raises(ValueError, match="seed-0: another process is at work in it"):
+            compare(task, runs(), tmp_path, progress=False)
+        assert not task.measured
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_models_are_timed_in_turns() -> None:
+    passes: list[str] = []
+
+    class Named(torch.nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+            self.weight = torch.nn.Parameter(torch.ones(3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            passes.append(self.name)
+            return images.mean((2, 3)) * self.weight
+
+    costs = measure_costs({name: Named(name) for name in "abc"}, 8)
+    assert {name: cost.parameters for name, cost in costs.items()} == {"a": 3, "b": 3, "c": 3}
+    # Each has a pass that is not timed before the one that is.
+    assert "".join(passes).endswith("aabbcc" * 5)
 
 
 def test_command_compares_on_a_folder(tmp_path: Path) -> None:
@@ -166,7 +229,7 @@ def test_command_compares_on_a_folder(tmp_path: Path) -> None:
 
 
 def test_few_steps_keep_the_share_of_the_warm_up() -> None:
-    (few,) = comparison_recipes("demo", ["steps=20"], models=["gem"])
-    assert (few.steps, few.optimizer.warmup) == (20, 1)
-    (own,) = comparison_recipes("demo", ["steps=20", "optimizer.warmup=7"], models=["gem"])
-    assert own.optimizer.warmup == 7
+    (few,) = comparison_runs("demo", ["steps=20"], methods=["gem"])
+    assert (few.recipe.steps, few.recipe.optimizer.warmup) == (20, 1)
+    (own,) = comparison_runs("demo", ["steps=20", "optimizer.warmup=7"], methods=["gem"])
+    assert own.recipe.optimizer.warmup == 7
