@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -359,6 +360,17 @@ def test_profile_tells_the_cost_of_each_part(checkpoint: Path) -> None:
     table = hamlet("profile", "hamlet_mobilenetv3_small", "--size", 64).stdout
     assert f"{small['cost']['parameters']:,}" in table
     assert "acsa" in table
+
+
+def test_profile_sets_models_side_by_side() -> None:
+    names = ("gem_mobilenetv3_small", "hamlet_mobilenetv3_small")
+    gem, small = json.loads(hamlet("profile", *names, "--size", 64, "--json").stdout)
+    table = hamlet("profile", *names, "--size", 64).stdout
+    parameters = rf"whole +parameters +{gem['cost']['parameters']:,} +{small['cost']['parameters']:,} *$"
+    descriptor = rf"descriptor bytes +{gem['cost']['descriptor_bytes']} +{small['cost']['descriptor_bytes']} *$"
+    acsa = next(part["parameters"] for part in small["parts"] if part["name"] == "acsa")
+    for row in (parameters, descriptor, rf"acsa +parameters +{acsa:,} *$"):
+        assert re.search(row, table, re.MULTILINE), table
 
 
 def test_info_says_why_a_backend_cannot_serve() -> None:

@@ -60,7 +60,7 @@ def index(
     Under [bold]torchrun[/bold] the processes share the images.
     """
     from hamlet.retrieval.extraction import SCALES
-    from hamlet.retrieval.milvus import Address
+    from hamlet.retrieval.milvus_connection import Address
     from hamlet.retrieval.search import build_index
 
     if (out is None) == (store is None):

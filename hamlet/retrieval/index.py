@@ -171,6 +171,9 @@ class Index:
         if not faiss_index.can_remove(self._index):
             raise ValueError(f"factory: {self.factory!r} cannot remove; make the index again without what is gone")
 
+    def release(self) -> None:
+        """Nothing: the file was let go of when it was read. See :meth:`hamlet.retrieval.milvus.MilvusIndex.release`."""
+
     def search(
         self, descriptors: NDArray[Any] | Tensor, k: int, *, nprobe: int | None = None
     ) -> tuple[NDArray[np.float32], list[list[str]]]:

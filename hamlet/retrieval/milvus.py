@@ -1,17 +1,14 @@
-"""An index kept in Milvus, through pymilvus: in the embedded Milvus Lite, a local folder, or on a server."""
+"""An index kept in Milvus, through pymilvus."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
 import re
 import urllib.parse
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,8 @@ from torch import Tensor
 
 from hamlet.retrieval.ids import Ids
 from hamlet.retrieval.index import check_descriptors, check_nprobe, check_queries, check_rows
+from hamlet.retrieval.milvus_connection import Address, connect, disconnect, telling
 
-SCHEMES = ("milvus", "http", "https")
 LARGEST_K = 16_384
 """How many neighbours Milvus finds for a query at most."""
 
@@ -40,46 +37,6 @@ _KINDS = (
 )
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a collection is.
-
-    >>> Address.parse("milvus://photos.db")
-    Address(uri='photos.db', collection='hamlet')
-    >>> Address.parse("milvus://10.0.0.5:19530/photos")
-    Address(uri='http://10.0.0.5:19530', collection='photos')
-    """
-
-    uri: str
-    collection: str
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        # First, for any other message would show it.
-        if set("@?#") & set(text):
-            raise ValueError("store: got an address with a password in it, expected it in the variable MILVUS_TOKEN")
-        scheme, _, rest = text.partition("://")
-        if scheme == "milvus" and rest.endswith(".db") and ":" not in rest:
-            return cls(rest, "hamlet")
-        server, _, collection = rest.partition("/")
-        collection = collection.rstrip("/")
-        host = re.fullmatch(r"(?:[^:\[\]\s]+|\[[\da-fA-F:.]+\])(?::(\d{1,5}))?", server)
-        known = scheme in SCHEMES and host and 0 < int(host[1] or 1) < 65_536
-        if not known or not re.fullmatch(r"[A-Za-z_]\w{0,200}", collection, re.ASCII):
-            raise ValueError(
-                f"{text}: expected milvus://FOLDER.db for Milvus Lite, or milvus://HOST:PORT/COLLECTION, the same with "
-                "http or https, for a server; a collection's name has letters, digits and underscores"
-            )
-        return cls(f"{'http' if scheme == 'milvus' else scheme}://{server}", collection)
-
-    @property
-    def local(self) -> bool:
-        return "://" not in self.uri
-
-    def __str__(self) -> str:
-        return f"milvus://{self.uri}" if self.local else f"{self.uri}/{self.collection}"
-
-
 class MilvusIndex:
     """Inner-product search over descriptors with string ids, as :class:`hamlet.retrieval.Index`, kept in Milvus.
 
@@ -92,7 +49,7 @@ class MilvusIndex:
     """
 
     def __init__(self, address: Address, client: Any, about: dict[str, Any]) -> None:
-        self.address, self._client = address, client
+        self.address, self._connected, self._about = address, client, about
         self.dim: int = about["dim"]
         self.factory: str = about["factory"]
         self.metadata: dict[str, Any] = about["metadata"]
@@ -130,38 +87,48 @@ class MilvusIndex:
             "metadata": dict(metadata or {}),
         }
         beside = Address(address.uri, f"{address.collection}_building")
-        with _telling(address):
-            client = _connect(address)
+        with telling(address):
+            client = connect(address)
             for name in (address.collection, beside.collection):
                 _check_ours(client, name, address)
             client.drop_collection(beside.collection)
             _create(client, beside.collection, kind, parameters, about)
-            made = cls(beside, client, about)
-            made._insert(array, ids, marks)
+            cls(beside, client, about)._insert(array, ids, marks)
             client.flush(beside.collection)
             client.drop_collection(address.collection)
             client.rename_collection(beside.collection, address.collection)
-            client.load_collection(address.collection)
-        made.address = address
-        return made
+            return cls(address, client, _load(client, address))
 
     @classmethod
     def open(cls, address: Address) -> MilvusIndex:
         """Open a collection that :meth:`build` made; ValueError if there is none, ImportError without pymilvus."""
         if address.local and not Path(address.uri).exists():
             raise ValueError(f"{address}: no such folder, expected one that `hamlet index --store` made")
-        with _telling(address):
-            client = _connect(address)
-            if not client.has_collection(address.collection):
-                raise ValueError(f"{address}: no collection {address.collection}; make it with `hamlet index --store`")
-            about = _about(client, address.collection)
-            if about is None:
-                raise ValueError(f"{address}: a collection of something else, expected one of `hamlet index --store`")
-            client.load_collection(address.collection)
-            return cls(address, client, about)
+        with telling(address):
+            client = connect(address)
+            return cls(address, client, _load(client, address))
+
+    def release(self) -> None:
+        """Let go of Milvus until the next call.
+
+        Milvus Lite lets one process in, and so do processes that are forked from it, as they inherit its lock; its
+        threads would not outlive the fork.
+        """
+        if self._connected is not None:
+            disconnect(self._connected, self.address)
+            self._connected = None
+
+    @property
+    def _client(self) -> Any:
+        if self._connected is None:
+            client = connect(self.address)
+            if _load(client, self.address) != self._about:
+                raise ValueError(f"{self.address}: was made again meanwhile, expected what it was; begin again")
+            self._connected = client
+        return self._connected
 
     def __len__(self) -> int:
-        with _telling(self.address):
+        with telling(self.address):
             rows = self._client.query(self.address.collection, filter="", output_fields=["count(*)"])
         return int(rows[0]["count(*)"])
 
@@ -169,7 +136,7 @@ class MilvusIndex:
         """All ids, in no order, and their stamps."""
         ids: list[str] = []
         stamps: list[int] = []
-        with _telling(self.address):
+        with telling(self.address):
             rows = self._client.query_iterator(
                 self.address.collection, batch_size=_BATCH, filter="", output_fields=["id", "stamp"]
             )
@@ -188,27 +155,27 @@ class MilvusIndex:
         array = check_descriptors(descriptors, self.dim)
         _, marks = check_rows(ids, stamps, len(array))
         _check_keys(ids)
-        with _telling(self.address):
+        with telling(self.address):
             for batch in _batches(ids):
                 if held := self._held(batch):
                     raise ValueError(f"ids: {held[0]!r} comes twice, expected ids that the index does not hold yet")
-            try:
+            with self._undoing(lambda: self._delete(ids)):
                 self._insert(array, ids, marks)
-            except BaseException:
-                with suppress(Exception):  # What went wrong first is what is told.
-                    self._delete(ids)
-                raise
 
     def remove(self, ids: Sequence[str]) -> None:
-        """As :meth:`hamlet.retrieval.Index.remove`; every kind can.
+        """As :meth:`hamlet.retrieval.Index.remove`; every kind can. Where Milvus fails midway, they are put back.
 
-        Where Milvus fails midway, some are removed and the others are not.
+        Until then they are kept in memory: 4 bytes a number of their descriptors.
         """
-        with _telling(self.address):
+        with telling(self.address):
             for batch in _batches(ids):
                 if unknown := set(batch) - set(self._held(batch)):
                     raise ValueError(f"ids: got {min(unknown)!r}, expected ids that the index holds")
-            self._delete(ids)
+            removed: list[dict[str, Any]] = []
+            with self._undoing(lambda: self._put_back(removed)):
+                for batch in _batches(ids):
+                    removed += self._rows(batch)
+                    self._delete(batch)
 
     def check_removable(self) -> None:
         """Every kind can remove."""
@@ -223,7 +190,7 @@ class MilvusIndex:
             raise ValueError(f"k: got {k}, expected at most {LARGEST_K}, which is Milvus's limit")
         scores = np.full((len(array), min(k, len(self))), -np.inf, np.float32)
         ids: list[list[str]] = []
-        with _telling(self.address):
+        with telling(self.address):
             for start in range(0, len(array), _BATCH):
                 batch = np.ascontiguousarray(array[start : start + _BATCH], np.float32)
                 found = self._client.search(
@@ -257,29 +224,52 @@ class MilvusIndex:
             ]
             self._client.insert(self.address.collection, rows)
 
+    def _put_back(self, rows: Sequence[dict[str, Any]]) -> None:
+        # Those of the batch that failed may be there still.
+        for start in range(0, len(rows), _BATCH):
+            self._client.upsert(self.address.collection, list(rows[start : start + _BATCH]))
+
     def _delete(self, ids: Sequence[str]) -> None:
         for batch in _batches(ids):
             self._client.delete(self.address.collection, ids=[_key(id) for id in batch])
+
+    @contextmanager
+    def _undoing(self, undo: Callable[[], None]) -> Iterator[None]:
+        """Undo what the block has done before it failed; what went wrong first is what is raised."""
+        try:
+            yield
+        except BaseException:
+            try:
+                undo()
+            except Exception:
+                warnings.warn(
+                    f"{self.address}: a change that failed midway could not be undone; bring the index up to date with "
+                    "`hamlet index --update`",
+                    stacklevel=5,
+                )
+            raise
 
     def _held(self, ids: Sequence[str]) -> list[str]:
         rows = self._client.get(self.address.collection, ids=[_key(id) for id in ids], output_fields=["id"])
         return sorted(_name(row["id"]) for row in rows)
 
+    def _rows(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """All that Milvus keeps of up to a batch of ids."""
+        rows = self._client.get(
+            self.address.collection, ids=[_key(id) for id in ids], output_fields=["id", "stamp", "descriptor"]
+        )
+        return [{**row, "descriptor": np.array(row["descriptor"], np.float32)} for row in rows]
 
-def _connect(address: Address) -> Any:
-    try:
-        from pymilvus import MilvusClient
-    except ImportError as error:
-        raise ImportError(f"{address}: needs pymilvus; pip install 'hamlet[milvus]'") from error
-    # They print tracebacks of errors that are raised, and told in one line, anyway.
-    for name in ("pymilvus", "milvus_lite", "grpc._server"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if address.local:
-        Path(address.uri).parent.mkdir(parents=True, exist_ok=True)
-    token = os.environ.get("MILVUS_TOKEN", "")
-    if token and address.uri.startswith("http://"):
-        warnings.warn(f"{address}: MILVUS_TOKEN goes there unencrypted; use https://", stacklevel=4)
-    return MilvusClient(address.uri, token=token)
+
+def _load(client: Any, address: Address) -> dict[str, Any]:
+    """Make a collection ready for searches; what is known of it."""
+    if not client.has_collection(address.collection):
+        raise ValueError(f"{address}: no collection {address.collection}; make it with `hamlet index --store`")
+    about = _about(client, address.collection)
+    if about is None:
+        raise ValueError(f"{address}: a collection of something else, expected one of `hamlet index --store`")
+    client.load_collection(address.collection)
+    return about
 
 
 def _check_ours(client: Any, collection: str, address: Address) -> None:
@@ -317,22 +307,6 @@ def _create(client: Any, collection: str, kind: str, parameters: dict[str, int],
         consistency_level="Strong",
         properties={_PROPERTY: json.dumps(about)},
     )
-
-
-@contextmanager
-def _telling(address: Address) -> Iterator[None]:
-    """Tell Milvus's errors as a ValueError about the address."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "pymilvus":
-            raise
-        message = " ".join(str(getattr(error, "message", "") or error).split())
-        for secret in filter(None, {(token := os.environ.get("MILVUS_TOKEN", "")), token.partition(":")[2]}):
-            message = message.replace(secret, "***")
-        message = message[:300]
-        hint = "; does another process have it open?" if address.local and "local milvus" in message else ""
-        raise ValueError(f"{address}: Milvus says: {message}{hint}") from error
 
 
 def _kind(factory: str) -> tuple[str, dict[str, int]]:

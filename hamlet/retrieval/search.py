@@ -103,7 +103,7 @@ def build_index(
     Args:
         model: checkpoint, or a model's name.
         folder: see `hamlet.retrieval.list_images`.
-        out: the index file, or an address in Milvus: see `hamlet.retrieval.milvus.Address`.
+        out: the index file, or an address in Milvus: see `hamlet.retrieval.milvus_connection.Address`.
         factory: what `faiss.index_factory` takes; default "Flat", and for an update what the index was made with.
         longest_side: pixels to which images are shrunk.
         scales, dtype: see `hamlet.retrieval.extraction.extract`.
@@ -269,6 +269,7 @@ def search_index(
     index = open_store(path, memory_map=memory_map)
     model = _model_of(index, path)
     whitening = _whitening_of(index, path)
+    index.release()  # Processes that decode images are forked.
     # An image list keeps below one root: for images from anywhere, that of the file system.
     root = Path(queries[0].resolve().anchor)
     names = [query.resolve().relative_to(root).as_posix() for query in queries]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hamlet.retrieval.ids import Ids
 from hamlet.retrieval.index import Index
-from hamlet.retrieval.milvus import SCHEMES, Address, MilvusIndex
+from hamlet.retrieval.milvus import MilvusIndex
+from hamlet.retrieval.milvus_connection import SCHEMES, Address
 
 
 class Store(Protocol):
@@ -33,6 +34,8 @@ class Store(Protocol):
     def remove(self, ids: Sequence[str]) -> None: ...
 
     def check_removable(self) -> None: ...
+
+    def release(self) -> None: ...
 
     def search(
         self, descriptors: NDArray[Any] | Tensor, k: int, *, nprobe: int | None = None

@@ -68,6 +68,7 @@ class Update:
         self.store: Store = open_store(place)
         _check_same(self.store.metadata, metadata, place)
         ids, held = self.store.rows()
+        self.store.release()  # Processes that decode images are forked, and hours may go by.
         rows = ids.find(images.names)
         known = rows >= 0
         known[known] = held[rows[known]] == stamps[known]

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hamlet.retrieval import Index
-from hamlet.retrieval.milvus import Address, MilvusIndex
+from hamlet.retrieval.milvus import MilvusIndex
+from hamlet.retrieval.milvus_connection import Address
 
 lite = pytest.mark.usefixtures("milvus_lite")
 
@@ -182,6 +183,49 @@ def test_an_add_that_fails_midway_leaves_nothing(address: Address, monkeypatch: 
         index.add(descriptors(2500), [f"new/{row}" for row in range(2500)])
     assert len(calls) == 3
     assert sorted(index.rows()[0]) == sorted(ids(20))
+
+
+@lite
+@pytest.mark.parametrize("undone", [True, False])
+def test_a_removal_that_fails_midway_is_undone_or_says_that_it_was_not(
+    address: Address, monkeypatch: pytest.MonkeyPatch, undone: bool
+) -> None:
+    from pymilvus import MilvusClient, MilvusException
+
+    index = MilvusIndex.build(address, descriptors(2500), ids(2500), stamps=range(2500))
+    gone = ids(2500)[:2400]
+    delete, calls = MilvusClient.delete, []
+
+    def failing(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise MilvusException(message="the disk is full")
+        return delete(*arguments, **options)
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise MilvusException(message="the disk is still full")
+
+    monkeypatch.setattr(MilvusClient, "delete", failing)
+    if undone:
+        with pytest.raises(ValueError, match="Milvus says: the disk is full"):
+            index.remove(gone)
+    else:
+        monkeypatch.setattr(MilvusClient, "upsert", broken)
+        with (
+            pytest.warns(UserWarning, match=r"could not be undone; .*`hamlet index --update`"),
+            pytest.raises(ValueError, match="Milvus says: the disk is full"),
+        ):
+            index.remove(gone)
+    held, stamps = index.rows()
+    assert sorted(held) == sorted(ids(2500) if undone else ids(2500)[1000:])
+    assert stamps[held.find(ids(2500)[1000:])].tolist() == list(range(1000, 2500))
+    if undone:
+        assert stamps[held.find(ids(2500))].tolist() == list(range(2500))
+        scores, found = index.search(descriptors(2500)[::100], 1)
+        assert found == [[id] for id in ids(2500)[::100]]
+        assert scores[:, 0] == pytest.approx(1, abs=1e-6)
+        index.remove(gone)
+        assert len(index) == 100
 
 
 @lite
