@@ -12,11 +12,6 @@ SIZES = [[(5, 7), (3, 4), (2, 2)], [(8, 3), (4, 2), (2, 1)], [(1, 1), (1, 1), (1
 """Odd sizes of three levels, one list a sample."""
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def samples() -> list[list[Tensor]]:
     """Three samples, each of three levels (1, h, w, 16) of its own sizes."""

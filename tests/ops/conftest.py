@@ -39,8 +39,3 @@ def poisoned_memory(monkeypatch):
 
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
