@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import DescriptorType, Json, MultiScale, Side, Whiten
+from hamlet.cli.options import DescriptorType, Json, MultiScale, Scales, Side, Whiten, chosen_scales
 from hamlet.cli.output import print_json, print_table
 
 
@@ -24,6 +24,7 @@ def evaluate(
     ] = None,
     crop: Annotated[bool, typer.Option(help="Cut the queries of Oxford and Paris to their boxes.")] = True,
     multi_scale: MultiScale = False,
+    scales: Scales = None,
     whiten: Whiten = None,
     rerank: Annotated[
         str,
@@ -55,7 +56,6 @@ def evaluate(
     Under [bold]torchrun[/bold] the processes share the images, and [bold]--out[/bold] must be a folder that all reach.
     """
     from hamlet.retrieval.evaluate import evaluate as measure
-    from hamlet.retrieval.extraction import SCALES
     from hamlet.retrieval.search import open_model
 
     result = measure(
@@ -69,7 +69,7 @@ def evaluate(
         rerank=rerank,
         longest_side=longest_side,
         dtype=dtype,
-        scales=SCALES if multi_scale else (1.0,),
+        scales=chosen_scales(multi_scale, scales),
     )
     if html is not None:
         typer.echo(f"hamlet: wrote {html}", err=True)
@@ -81,8 +81,8 @@ def evaluate(
         (setup, *(f"{100 * values[measure]:.2f}" for measure in measures))
         for setup, values in result["metrics"].items()
     ]
-    cropped = ", queries cropped" if result["queries_cropped"] else ""
-    print_table(f"{dataset} (percent{cropped})", ("", *measures), rows)
+    cropped = "cropped" if result["queries_cropped"] else "whole"
+    print_table(f"{dataset} (percent, queries {cropped})", ("", *measures), rows)
     cost = [
         (name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}") for name, value in result["cost"].items()
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import DescriptorType, ModelArgument, MultiScale, Nprobe, Side, Whiten
+from hamlet.cli.options import DescriptorType, ModelArgument, MultiScale, Nprobe, Scales, Side, Whiten, chosen_scales
 from hamlet.cli.output import print_table
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def index(
         str | None, typer.Option(help="What faiss.index_factory takes: Flat (default), HNSW32, IVF256,PQ64...")
     ] = None,
     multi_scale: MultiScale = False,
+    scales: Scales = None,
     whiten: Whiten = None,
     longest_side: Side = 1024,
     dtype: DescriptorType = "float32",
@@ -59,7 +60,6 @@ def index(
 
     Under [bold]torchrun[/bold] the processes share the images.
     """
-    from hamlet.retrieval.extraction import SCALES
     from hamlet.retrieval.milvus_connection import Address
     from hamlet.retrieval.search import build_index
 
@@ -72,7 +72,7 @@ def index(
         place,
         factory=factory,
         longest_side=longest_side,
-        scales=SCALES if multi_scale else (1.0,),
+        scales=chosen_scales(multi_scale, scales),
         whiten=whiten,
         dtype=dtype,
         nprobe=nprobe,
