@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hamlet.retrieval.report import (
 )
 
 QUERIES_SHOWN = 30
+QUERIES_LISTED = 1000
 RESULTS_SHOWN = 10
 _RECALLS = np.linspace(0, 1, 101)
 
@@ -109,11 +110,16 @@ def write_evaluation_report(
         title = f"Precision and recall ({', '.join(found.benchmark.main_setups)})"
         sections.append(Figure(title, _draw_curve(found.precisions), caption))
     answered = int((~np.isnan(per_query)).sum())
-    worst = np.argsort(per_query, kind="stable")[: min(QUERIES_SHOWN, answered)]
+    worst = np.argsort(per_query, kind="stable")[: min(QUERIES_LISTED, answered)].tolist()
     told = "average precision" if measure.startswith("map") else measure
-    rows = [_row(found, query, f"{told} {100 * per_query[query]:.1f}%", model) for query in worst.tolist()]
-    which = f"The {len(rows)} worst of {answered} queries" if len(rows) < answered else f"All {answered} queries"
-    sections.append(RankedSection(f"{which}, worst first", rows, _CAPTION))
+    shown = worst[:QUERIES_SHOWN]
+    rows = [_row(found, query, f"{told} {100 * per_query[query]:.1f}%", model) for query in shown]
+    sections.append(RankedSection(f"{_which(shown, answered)}, worst first", rows, _CAPTION))
+    listed = [
+        [_query(found.benchmark, query)[1], *(_percent(setup[measure][query]) for setup in scores.values())]
+        for query in worst
+    ]
+    sections.append(Table(f"{told.capitalize()} of {_which(worst, answered).lower()}", ["", *scores], listed))
     sections.append(Table("Cost of one image", ["", ""], list(result["cost"].items())))
     if unreadable := [*result["unreadable"], *result["unreadable_queries"]]:
         sections.append(Table("Images that could not be read", ["image", "reason"], unreadable))
@@ -150,6 +156,16 @@ def _lead(result: Mapping[str, Any]) -> str:
     return "; ".join(settings) + "."
 
 
+def _which(queries: Sequence[int], answered: int) -> str:
+    if len(queries) < answered:
+        return f"The {len(queries)} worst of {answered} queries"
+    return f"All {answered} queries" if answered != 1 else "The one query"
+
+
+def _percent(value: float) -> float | None:
+    return None if np.isnan(value) else 100 * value
+
+
 def _row(found: Found, query: int, note: str, model: nn.Module) -> Ranked:
     benchmark = found.benchmark
     places = found.rows[query] >= 0
@@ -163,15 +179,19 @@ def _row(found: Found, query: int, note: str, model: nn.Module) -> Ranked:
 
 
 def _query_picture(benchmark: Benchmark, query: int, model: nn.Module) -> Picture:
-    if benchmark.queries is None:
-        (images, name), boxes = benchmark.picture(query), None
-    else:
-        images, boxes = benchmark.queries.images, benchmark.queries.boxes
-        name = images.names[query]
+    images, name = _query(benchmark, query)
+    boxes = benchmark.queries.boxes if benchmark.queries is not None else None
     path = _locate(images, name)
     if isinstance(path, UnreadableImage):
         return Picture(path, name)
     return picture_with_maps(model, path, name, boxes[query] if boxes is not None else None)
+
+
+def _query(benchmark: Benchmark, query: int) -> tuple[ImageList, str]:
+    """The images that a query is one of, and its name among them."""
+    if benchmark.queries is None:
+        return benchmark.picture(query)
+    return benchmark.queries.images, benchmark.queries.images.names[query]
 
 
 def _locate(images: ImageList, name: str) -> Path | UnreadableImage:

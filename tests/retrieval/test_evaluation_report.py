@@ -57,6 +57,11 @@ def rows_of(page: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
     return rows
 
 
+def table_of(page: str, title: str) -> list[list[str]]:
+    body = page.split(f"<h2>{title}</h2>")[1].split("<tbody>")[1].split("</tbody>")[0]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in body.split("</tr>")[:-1]]
+
+
 def test_the_worst_queries_come_first_with_what_they_found(model: nn.Module, tmp_path: Path) -> None:
     write_shades(tmp_path / "in")
     (tmp_path / "in" / "cold" / "broken.png").write_bytes(b"")
@@ -76,7 +81,11 @@ def test_the_worst_queries_come_first_with_what_they_found(model: nn.Module, tmp
         if shown is not None:
             assert shown[1] == f"average precision {100 * precision[query]:.1f}%"
             assert shown[2] == [("correct" if hit else "wrong", name) for hit, name in zip(hits, ranked, strict=True)]
-    assert [row[0] for row in rows] == sorted(precision, key=lambda query: precision[query])
+    order = sorted(precision, key=lambda query: precision[query])
+    assert [row[0] for row in rows] == order
+    assert table_of(page, "Average precision of all 5 queries") == [
+        [query, f"{100 * precision[query]:.4g}"] for query in order
+    ]
     assert found["metrics"]["all"]["map"] == pytest.approx(np.mean(list(precision.values())))
     assert f"{100 * found['metrics']['all']['map']:.4g}" in page
     assert "the file is empty" in page
@@ -95,6 +104,8 @@ def test_junk_is_shown_as_neither(model: nn.Module, tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     results = [("junk", "junk.jpg"), ("correct", "near.jpg"), ("wrong", "far.jpg")]
     assert rows_of(page) == [("query.jpg", "average precision 100.0%", results)]
+    # Easy, medium and hard: the last has no answer.
+    assert table_of(page, "Average precision of the one query") == [["query.jpg", "100", "100", "–"]]  # noqa: RUF001
     # The query is shown as it was cropped: 40 x 30.
     assert 'width="40" height="30"' in page
     assert "1 queries, cropped, against 3 images" in page
