@@ -16,7 +16,7 @@ from hamlet.cli.output import print_json, print_table
     epilog="Example: [bold]hamlet evaluate roxford5k --data datasets --model runs/folder/model.pt --json[/bold]"
 )
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help="Which benchmark; see above.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Which benchmark; see above.")],
     data: Annotated[Path, typer.Option(help="The benchmark's folder as downloaded, or the CSV file of csv.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")],
     out: Annotated[
@@ -30,8 +30,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="STEPS",
-            help="dba, alpha-qe and diffusion, comma-separated in the order wanted; settings after colons, "
-            "as in alpha-qe:k=10:alpha=3,diffusion:k=50:query_k=10:alpha=0.99.",
+            help="dba, alpha-qe and diffusion, comma-separated in the order wanted; settings after colons, as in "
+            "alpha-qe:k=5:alpha=2: k (10; of diffusion 50), alpha (3; 0.99) and query_k of diffusion (10).",
         ),
     ] = "",
     html: Annotated[

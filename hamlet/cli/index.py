@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 )
 def index(
     model: ModelArgument,
-    folder: Annotated[Path, typer.Argument(help="A folder of images, or a text file that lists them.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder of images, or a text file that lists them.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The index file to write.")] = None,
     store: Annotated[
         str | None,
@@ -89,6 +91,6 @@ def show_check(factory: str, check: Check) -> None:
     columns = ("", *(f"recall@{k}" for k in check.recall), "queries/s")
     rows = [
         (factory, *(f"{value:.4f}" for value in check.recall.values()), f"{check.queries_per_second:,.1f}"),
-        ("Flat", *("1.0000" for _ in check.recall), f"{check.exact_queries_per_second:,.1f}"),
+        ("exact search", *("1.0000" for _ in check.recall), f"{check.exact_queries_per_second:,.1f}"),
     ]
     print_table(f"{check.queries} of its images as queries", columns, rows)

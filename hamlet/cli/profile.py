@@ -16,7 +16,7 @@ WHOLE = "whole"
 
 @app.command(epilog="Example: [bold]hamlet profile hamlet_resnet18 hamlet_mobilenetv3_large --size 1024[/bold]")
 def profile(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Checkpoints, or models' names.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Checkpoints, or models' names.")],
     size: Annotated[int, typer.Option(min=32, help="Height and width of the image, in pixels.")] = 1024,
     json_only: Json = False,
 ) -> None:

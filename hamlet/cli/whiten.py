@@ -14,7 +14,9 @@ from hamlet.cli.options import ModelArgument, MultiScale, Scales, Side, chosen_s
 @app.command(epilog="Example: [bold]hamlet whiten runs/folder/model.pt PHOTOS --learned --out pw.safetensors[/bold]")
 def whiten(
     model: ModelArgument,
-    images: Annotated[Path, typer.Argument(help="A folder or list of images, other than those to be searched.")],
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="A folder or list of images, other than those to be searched.")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write, for hamlet evaluate --whiten.")],
     learned: Annotated[
         bool,

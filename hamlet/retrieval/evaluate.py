@@ -16,6 +16,7 @@ from rich.progress import track
 from torch import nn
 
 from hamlet import processes
+from hamlet.files import check_writable
 from hamlet.models import fingerprint
 from hamlet.retrieval.cost import measure_cost
 from hamlet.retrieval.datasets import Benchmark, Pictures, Ranking, load_benchmark
@@ -90,13 +91,13 @@ def evaluate(
 
     Raises:
         ValueError: an unknown dataset, missing or broken files, a query that cannot be read in Oxford or Paris, a
-            whitening learnt from other descriptors, steps that are not known, a folder for the page, several processes
-            and no ``out``.
+            whitening learnt from other descriptors, steps that are not known, a page that cannot be written, several
+            processes and no ``out``.
         LeftToFirst: in every process but the first, when all images are described.
     """
     # What can be wrong with the arguments is found out before hours of extraction.
-    if html is not None and Path(html).is_dir():
-        raise ValueError(f"{html}: a folder, expected the file to write the page to")
+    if html is not None:
+        check_writable(html)
     if out is None and processes.count() > 1:
         raise ValueError(f"out: got None, expected a folder that all {processes.count()} processes reach")
     steps = parse_steps(rerank)

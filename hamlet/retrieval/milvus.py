@@ -79,7 +79,7 @@ class MilvusIndex:
             raise ValueError(f"descriptors: got shape {array.shape}, expected at least one row")
         _, marks = check_rows(ids, stamps, len(array))
         _check_keys(ids)
-        kind, parameters = _kind(factory)
+        kind, parameters = kind_of(factory)
         about = {
             "collection": address.collection,
             "dim": array.shape[1],
@@ -184,7 +184,7 @@ class MilvusIndex:
         self, descriptors: NDArray[Any] | Tensor, k: int, *, nprobe: int | None = None
     ) -> tuple[NDArray[np.float32], list[list[str]]]:
         """As :meth:`hamlet.retrieval.Index.search`; k at most 16,384."""
-        check_nprobe(nprobe, "nlist" in _kind(self.factory)[1], self.factory)
+        check_nprobe(nprobe, "nlist" in kind_of(self.factory)[1], self.factory)
         array = check_queries(descriptors, self.dim, k)
         if k > LARGEST_K:
             raise ValueError(f"k: got {k}, expected at most {LARGEST_K}, which is Milvus's limit")
@@ -207,7 +207,7 @@ class MilvusIndex:
         return scores, ids
 
     def _effort(self, k: int, nprobe: int | None) -> dict[str, int]:
-        kind, parameters = _kind(self.factory)
+        kind, parameters = kind_of(self.factory)
         if kind == "HNSW":
             return {"ef": max(64, k)}
         if "nlist" not in parameters:
@@ -309,7 +309,8 @@ def _create(client: Any, collection: str, kind: str, parameters: dict[str, int],
     )
 
 
-def _kind(factory: str) -> tuple[str, dict[str, int]]:
+def kind_of(factory: str) -> tuple[str, dict[str, int]]:
+    """Milvus's name and parameters of a faiss factory's kind; ValueError for one that Milvus does not have."""
     for pattern, kind, names in _KINDS:
         if match := re.fullmatch(pattern, factory):
             parameters = dict(zip(names, map(int, match.groups()), strict=True))

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hamlet.files import check_writable
+from hamlet.retrieval import faiss_index
 from hamlet.retrieval.ids import Ids
 from hamlet.retrieval.index import Index
-from hamlet.retrieval.milvus import MilvusIndex
+from hamlet.retrieval.milvus import MilvusIndex, kind_of
 from hamlet.retrieval.milvus_connection import SCHEMES, Address
 
 
@@ -48,9 +50,19 @@ def in_milvus(place: Path | str) -> bool:
 
 
 def check_place(place: Path | str) -> None:
-    """Raise ValueError for an address of Milvus that is none."""
+    """Raise ValueError for an address of Milvus that is none, and a file that cannot be written."""
     if in_milvus(place):
         Address.parse(str(place))
+    else:
+        check_writable(place)
+
+
+def check_factory(place: Path | str, factory: str, dim: int) -> None:
+    """Raise ValueError for a kind of index that this store does not have, or not of descriptors of that length."""
+    if in_milvus(place):
+        kind_of(factory)
+    else:
+        faiss_index.make(factory, dim)
 
 
 def open_store(place: Path | str, *, memory_map: bool = False) -> Store:
