@@ -24,7 +24,7 @@ from hamlet.retrieval.ids import Ids
 from hamlet.retrieval.index import check_nprobe
 from hamlet.retrieval.neighbours import scratch
 from hamlet.retrieval.recall import Check, check_recall
-from hamlet.retrieval.report import Picture, Ranked, RankedSection, picture_with_maps, write_report
+from hamlet.retrieval.report import MAPS_CAPTION, Picture, Ranked, RankedSection, picture_with_maps, write_report
 from hamlet.retrieval.stores import Store, beside, build_store, check_factory, check_place, open_store
 from hamlet.retrieval.update import Update, stamps_of
 from hamlet.retrieval.whitening import Origin, Whitening, fit_learned, fit_pca, load_whitening, pairs_of_classes
@@ -315,7 +315,7 @@ def write_search_report(path: Path, found: Sequence[Found]) -> Path:
         )
         for each in found
     ]
-    return write_report(path, "Search", [RankedSection("Queries", rows)])
+    return write_report(path, "Search", [RankedSection("Queries", rows, MAPS_CAPTION)])
 
 
 def _model_of(index: Store, path: Path | str) -> Model:

@@ -142,9 +142,10 @@ def test_the_curve_is_the_mean_of_the_queries_that_have_an_answer() -> None:
     images = [Pictures("d", ImageList(Path("."), ["a", "b", "c"]))]
     queries = Pictures("q", ImageList(Path("."), ["x", "y", "z"]))
     found = Found(Labelled(images, queries, np.array([0, 0, 1]), np.array([0, 1, 5])), 3)
-    assert found.precisions is None
+    assert found.precisions == {}
     found.add(Ranking(np.arange(3), np.array([[0, 0, 0], [1, 1, 1], [2, 2, 2]]), np.zeros((3, 3), dtype=np.float32)))
-    assert found.precisions == pytest.approx(np.full(101, (1 + 1 / 3) / 2))
+    assert found.precisions.keys() == {"all"}
+    assert found.precisions["all"] == pytest.approx(np.full(101, (1 + 1 / 3) / 2))
 
 
 def test_what_could_not_be_read_finds_nothing_on_the_page(model: nn.Module, tmp_path: Path) -> None:
@@ -189,8 +190,8 @@ def test_verdicts_of_a_folder_leave_the_query_out(tmp_path: Path) -> None:
     write_shades(tmp_path)
     benchmark = load_benchmark("folder", tmp_path)
     # cold/c, cold/e, lone/f, warm/a, warm/b, warm/d.
-    assert benchmark.verdicts(0, np.arange(6)).tolist() == [-1, 1, 0, 0, 0, 0]
-    assert [benchmark.positives(query) for query in range(6)] == [1, 1, 0, 2, 2, 2]
+    assert benchmark.verdicts(0, np.arange(6), "all").tolist() == [-1, 1, 0, 0, 0, 0]
+    assert [benchmark.positives(query, "all") for query in range(6)] == [1, 1, 0, 2, 2, 2]
     assert benchmark.picture(3) == (benchmark.database[0].images, "warm/a.png")
     with pytest.raises(ValueError, match="row: got 6, expected a number below the 6 database images"):
         benchmark.picture(6)
