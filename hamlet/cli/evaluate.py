@@ -23,6 +23,13 @@ def evaluate(
         Path | None, typer.Option(help="Folder that keeps the descriptors, so that a stopped run goes on.")
     ] = None,
     crop: Annotated[bool, typer.Option(help="Cut the queries of Oxford and Paris to their boxes.")] = True,
+    seen: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file that names the queries whose thing the training set shows, one a line: measure without "
+            "them too."
+        ),
+    ] = None,
     multi_scale: MultiScale = False,
     scales: Scales = None,
     whiten: Whiten = None,
@@ -65,6 +72,7 @@ def evaluate(
         out=out,
         html=html,
         crop=crop,
+        seen=seen,
         whiten=whiten,
         rerank=rerank,
         longest_side=longest_side,
