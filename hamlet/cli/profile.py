@@ -56,8 +56,9 @@ def show_side_by_side(models: list[dict[str, Any]]) -> None:
     rows = []
     for part in parts:
         by_measure = zip(*(table.get(part, absent) for table in tables), strict=True)
-        rows += [(part, measure, *cells) for measure, cells in zip(MEASURES, by_measure, strict=True) if any(cells)]
-    rows.append((WHOLE, "descriptor bytes", *(str(model["cost"]["descriptor_bytes"]) for model in models)))
+        shown = [(measure, *cells) for measure, cells in zip(MEASURES, by_measure, strict=True) if any(cells)]
+        rows += [(part if number == 0 else "", *row) for number, row in enumerate(shown)]
+    rows.append(("", "descriptor bytes", *(str(model["cost"]["descriptor_bytes"]) for model in models)))
     size = models[0]["size"]
     print_table(f"at {size} x {size}", ("", "", *(model["model"] for model in models)), rows)
 
