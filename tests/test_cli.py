@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import json
 import os
 import re
@@ -291,6 +292,11 @@ def test_a_factory_that_cannot_be_trained_keeps_what_was_extracted(
         (("--out", "a.index", "--factory", "Flatt"), ("Flatt", "faiss says")),
         (("--out", "a.index", "--factory", "PQ5"), ("PQ5", "multiple")),
         (("--store", "milvus://a.db", "--factory", "PQ8"), ("PQ8", "in Milvus")),
+        pytest.param(
+            ("--store", "milvus://127.0.0.1:9/photos"),
+            ("http://127.0.0.1:9/photos: Milvus says: ",),
+            marks=pytest.mark.skipif(importlib.util.find_spec("pymilvus") is None, reason="no pymilvus"),
+        ),
         (("--out", "."), ("a folder, expected the file to write",)),
         (("--out", "file/a.index"), ("file is a file, expected a folder",)),
     ],

@@ -86,11 +86,10 @@ class MilvusIndex:
             "factory": factory,
             "metadata": dict(metadata or {}),
         }
-        beside = Address(address.uri, f"{address.collection}_building")
+        beside = _beside(address)
         with telling(address):
             client = connect(address)
-            for name in (address.collection, beside.collection):
-                _check_ours(client, name, address)
+            _check_ours(client, address)
             client.drop_collection(beside.collection)
             _create(client, beside.collection, kind, parameters, about)
             cls(beside, client, about)._insert(array, ids, marks)
@@ -98,6 +97,15 @@ class MilvusIndex:
             client.drop_collection(address.collection)
             client.rename_collection(beside.collection, address.collection)
             return cls(address, client, _load(client, address))
+
+    @staticmethod
+    def check_buildable(address: Address, factory: str) -> None:
+        """Raise ValueError where :meth:`build` would, whatever the descriptors."""
+        kind_of(factory)
+        with telling(address):
+            client = connect(address)
+            _check_ours(client, address)
+            disconnect(client, address)
 
     @classmethod
     def open(cls, address: Address) -> MilvusIndex:
@@ -272,12 +280,18 @@ def _load(client: Any, address: Address) -> dict[str, Any]:
     return about
 
 
-def _check_ours(client: Any, collection: str, address: Address) -> None:
-    """Raise ValueError for a collection that is not what a build for this address has left: it is to be dropped."""
-    if client.has_collection(collection):
-        about = _about(client, collection)
-        if about is None or about["collection"] != address.collection:
-            raise ValueError(f"{address}: the collection {collection} is of something else; name another address")
+def _beside(address: Address) -> Address:
+    """Where a collection is built that is to come to an address."""
+    return Address(address.uri, f"{address.collection}_building")
+
+
+def _check_ours(client: Any, address: Address) -> None:
+    """Raise ValueError for collections that a build drops and that none for this address has left."""
+    for collection in (address.collection, _beside(address).collection):
+        if client.has_collection(collection):
+            about = _about(client, collection)
+            if about is None or about["collection"] != address.collection:
+                raise ValueError(f"{address}: the collection {collection} is of something else; name another address")
 
 
 def _about(client: Any, collection: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from hamlet.retrieval.index import check_nprobe
 from hamlet.retrieval.neighbours import scratch
 from hamlet.retrieval.recall import Check, check_recall
 from hamlet.retrieval.report import MAPS_CAPTION, Picture, Ranked, RankedSection, picture_with_maps, write_report
-from hamlet.retrieval.stores import Store, beside, build_store, check_factory, check_place, open_store
+from hamlet.retrieval.stores import Store, beside, build_store, check_buildable, check_place, open_store
 from hamlet.retrieval.update import Update, stamps_of
 from hamlet.retrieval.whitening import Origin, Whitening, fit_learned, fit_pca, load_whitening, pairs_of_classes
 
@@ -133,7 +133,7 @@ def build_index(
     whitening = load_whitening(whiten, origin) if whiten is not None else None
     if not update:
         dim = network.descriptor_dim if whitening is None else len(whitening.projection)
-        check_factory(out, factory or "Flat", dim)
+        processes.from_first(lambda: check_buildable(out, factory or "Flat", dim))
     remembered = checkpoint or beside(out, ".model.pt").resolve()
     metadata = {
         "checkpoint": str(remembered),

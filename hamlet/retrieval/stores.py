@@ -15,7 +15,7 @@ from hamlet.files import check_writable
 from hamlet.retrieval import faiss_index
 from hamlet.retrieval.ids import Ids
 from hamlet.retrieval.index import Index
-from hamlet.retrieval.milvus import MilvusIndex, kind_of
+from hamlet.retrieval.milvus import MilvusIndex
 from hamlet.retrieval.milvus_connection import SCHEMES, Address
 
 
@@ -57,10 +57,10 @@ def check_place(place: Path | str) -> None:
         check_writable(place)
 
 
-def check_factory(place: Path | str, factory: str, dim: int) -> None:
-    """Raise ValueError for a kind of index that this store does not have, or not of descriptors of that length."""
+def check_buildable(place: Path | str, factory: str, dim: int) -> None:
+    """Raise what :func:`build_store` would for an index of that kind, of descriptors of that length, at this place."""
     if in_milvus(place):
-        kind_of(factory)
+        MilvusIndex.check_buildable(Address.parse(str(place)), factory)
     else:
         faiss_index.make(factory, dim)
 
