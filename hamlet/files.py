@@ -40,6 +40,24 @@ def printable(name: str) -> str:
     return name if name.isprintable() else repr(name)[1:-1]
 
 
+def check_writable(path: Path | str) -> None:
+    """Raise ValueError where :func:`replacing` could put no file; for what is to be found out before hours of work.
+
+    >>> check_writable("/")
+    Traceback (most recent call last):
+    ...
+    ValueError: /: a folder, expected the file to write
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, expected the file to write")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise ValueError(f"{path}: {parent} is a file, expected a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: {parent} cannot be written to, expected a folder that can")
+
+
 @contextmanager
 def replacing(path: Path | str) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of ``path`` when the block ends without an exception.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import json
 import os
 import re
@@ -274,19 +275,51 @@ def test_errors_are_one_line_with_the_mend(indexed: Path, checkpoint: Path, phot
     assert not out.exists()
 
 
-def test_a_mistaken_factory_keeps_what_was_extracted(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+def test_a_factory_that_cannot_be_trained_keeps_what_was_extracted(
+    checkpoint: Path, photographs: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "a.index"
-    assert_one_line_error(hamlet("index", checkpoint, photographs, "--out", out, "--factory", "Flatt"), "Flatt")
+    arguments = ("index", checkpoint, photographs, "--out", out, "--factory")
+    assert_one_line_error(hamlet(*arguments, "IVF99,Flat"), "IVF99,Flat")
     assert (tmp_path / "a.index.extraction").is_dir()
     assert hamlet("index", checkpoint, photographs, "--out", out).exit_code == 0
     assert not (tmp_path / "a.index.extraction").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--out", "a.index", "--factory", "Flatt"), ("Flatt", "faiss says")),
+        (("--out", "a.index", "--factory", "PQ5"), ("PQ5", "multiple")),
+        (("--store", "milvus://a.db", "--factory", "PQ8"), ("PQ8", "in Milvus")),
+        pytest.param(
+            ("--store", "milvus://127.0.0.1:9/photos"),
+            ("http://127.0.0.1:9/photos: Milvus says: ",),
+            marks=pytest.mark.skipif(importlib.util.find_spec("pymilvus") is None, reason="no pymilvus"),
+        ),
+        (("--out", "."), ("a folder, expected the file to write",)),
+        (("--out", "file/a.index"), ("file is a file, expected a folder",)),
+    ],
+)
+def test_what_index_refuses_before_any_work(
+    checkpoint: Path,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert_one_line_error(hamlet("index", checkpoint, photographs, *flags), *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_index_checks_itself_against_exact_search(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
     arguments = ("index", checkpoint, photographs, "--out", tmp_path / "a.index", "--longest-side", 64, "--check")
     result = hamlet(*arguments, "--factory", "IVF1,Flat")
     assert result.exit_code == 0, result.output
-    for word in ("recall@1", "queries/s", "IVF1,Flat", "Flat", "1.0000"):
+    for word in ("recall@1", "queries/s", "IVF1,Flat", "exact search", "1.0000"):
         assert word in result.stdout
     assert_one_line_error(hamlet(*arguments, "--update"), "check", "update")
 

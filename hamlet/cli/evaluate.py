@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import DescriptorType, Json, MultiScale, Side, Whiten
+from hamlet.cli.options import DescriptorType, Json, MultiScale, Scales, Side, Whiten, chosen_scales
 from hamlet.cli.output import print_json, print_table
 
 
@@ -16,21 +16,29 @@ from hamlet.cli.output import print_json, print_table
     epilog="Example: [bold]hamlet evaluate roxford5k --data datasets --model runs/folder/model.pt --json[/bold]"
 )
 def evaluate(
-    dataset: Annotated[str, typer.Argument(help="Which benchmark; see above.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Which benchmark; see above.")],
     data: Annotated[Path, typer.Option(help="The benchmark's folder as downloaded, or the CSV file of csv.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="A checkpoint, or a model's name (random weights).")],
     out: Annotated[
         Path | None, typer.Option(help="Folder that keeps the descriptors, so that a stopped run goes on.")
     ] = None,
     crop: Annotated[bool, typer.Option(help="Cut the queries of Oxford and Paris to their boxes.")] = True,
+    seen: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file that names the queries whose thing the training set shows, one a line: measure without "
+            "them too."
+        ),
+    ] = None,
     multi_scale: MultiScale = False,
+    scales: Scales = None,
     whiten: Whiten = None,
     rerank: Annotated[
         str,
         typer.Option(
             metavar="STEPS",
-            help="dba, alpha-qe and diffusion, comma-separated in the order wanted; settings after colons, "
-            "as in alpha-qe:k=10:alpha=3,diffusion:k=50:query_k=10:alpha=0.99.",
+            help="dba, alpha-qe and diffusion, comma-separated in the order wanted; settings after colons, as in "
+            "alpha-qe:k=5:alpha=2: k (10; of diffusion 50), alpha (3; 0.99) and query_k of diffusion (10).",
         ),
     ] = "",
     html: Annotated[
@@ -55,7 +63,6 @@ def evaluate(
     Under [bold]torchrun[/bold] the processes share the images, and [bold]--out[/bold] must be a folder that all reach.
     """
     from hamlet.retrieval.evaluate import evaluate as measure
-    from hamlet.retrieval.extraction import SCALES
     from hamlet.retrieval.search import open_model
 
     result = measure(
@@ -65,11 +72,12 @@ def evaluate(
         out=out,
         html=html,
         crop=crop,
+        seen=seen,
         whiten=whiten,
         rerank=rerank,
         longest_side=longest_side,
         dtype=dtype,
-        scales=SCALES if multi_scale else (1.0,),
+        scales=chosen_scales(multi_scale, scales),
     )
     if html is not None:
         typer.echo(f"hamlet: wrote {html}", err=True)
@@ -81,8 +89,8 @@ def evaluate(
         (setup, *(f"{100 * values[measure]:.2f}" for measure in measures))
         for setup, values in result["metrics"].items()
     ]
-    cropped = ", queries cropped" if result["queries_cropped"] else ""
-    print_table(f"{dataset} (percent{cropped})", ("", *measures), rows)
+    cropped = "cropped" if result["queries_cropped"] else "whole"
+    print_table(f"{dataset} (percent, queries {cropped})", ("", *measures), rows)
     cost = [
         (name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}") for name, value in result["cost"].items()
     ]

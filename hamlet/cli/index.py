@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import DescriptorType, ModelArgument, MultiScale, Nprobe, Side, Whiten
+from hamlet.cli.options import DescriptorType, ModelArgument, MultiScale, Nprobe, Scales, Side, Whiten, chosen_scales
 from hamlet.cli.output import print_table
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 )
 def index(
     model: ModelArgument,
-    folder: Annotated[Path, typer.Argument(help="A folder of images, or a text file that lists them.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder of images, or a text file that lists them.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The index file to write.")] = None,
     store: Annotated[
         str | None,
@@ -35,6 +37,7 @@ def index(
         str | None, typer.Option(help="What faiss.index_factory takes: Flat (default), HNSW32, IVF256,PQ64...")
     ] = None,
     multi_scale: MultiScale = False,
+    scales: Scales = None,
     whiten: Whiten = None,
     longest_side: Side = 1024,
     dtype: DescriptorType = "float32",
@@ -59,7 +62,6 @@ def index(
 
     Under [bold]torchrun[/bold] the processes share the images.
     """
-    from hamlet.retrieval.extraction import SCALES
     from hamlet.retrieval.milvus_connection import Address
     from hamlet.retrieval.search import build_index
 
@@ -72,7 +74,7 @@ def index(
         place,
         factory=factory,
         longest_side=longest_side,
-        scales=SCALES if multi_scale else (1.0,),
+        scales=chosen_scales(multi_scale, scales),
         whiten=whiten,
         dtype=dtype,
         nprobe=nprobe,
@@ -89,6 +91,6 @@ def show_check(factory: str, check: Check) -> None:
     columns = ("", *(f"recall@{k}" for k in check.recall), "queries/s")
     rows = [
         (factory, *(f"{value:.4f}" for value in check.recall.values()), f"{check.queries_per_second:,.1f}"),
-        ("Flat", *("1.0000" for _ in check.recall), f"{check.exact_queries_per_second:,.1f}"),
+        ("exact search", *("1.0000" for _ in check.recall), f"{check.exact_queries_per_second:,.1f}"),
     ]
     print_table(f"{check.queries} of its images as queries", columns, rows)

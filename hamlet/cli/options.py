@@ -14,6 +14,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print nothing but JSON on st
 MultiScale = Annotated[
     bool, typer.Option("--multi-scale", help="Average the descriptors of three scales: 0.7071, 1 and 1.4142.")
 ]
+Scales = Annotated[
+    str | None,
+    typer.Option("--scales", metavar="FACTORS", help="Average those of other scales, such as 1,0.7071,0.5."),
+]
 Side = Annotated[int, typer.Option(min=32, help="Longest side in pixels to which images are shrunk.")]
 Whiten = Annotated[Path | None, typer.Option(help="A file that [bold]hamlet whiten[/bold] wrote.")]
 DescriptorType = Annotated[
@@ -28,3 +32,19 @@ Nprobe = Annotated[
         "[bold]hamlet index[/bold] was given, or the square root of how many there are.",
     ),
 ]
+
+
+def chosen_scales(multi_scale: bool, scales: str | None) -> tuple[float, ...]:
+    """The scales that an image is described at, by the options of these names."""
+    from hamlet.retrieval.extraction import SCALES
+
+    if scales is None:
+        return SCALES if multi_scale else (1.0,)
+    if multi_scale:
+        raise typer.BadParameter("give one of --multi-scale and --scales", param_hint="--scales")
+    try:
+        return tuple(float(factor) for factor in scales.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"got {scales!r}, expected numbers such as 1,0.7071,0.5", param_hint="--scales"
+        ) from None

@@ -16,7 +16,7 @@ WHOLE = "whole"
 
 @app.command(epilog="Example: [bold]hamlet profile hamlet_resnet18 hamlet_mobilenetv3_large --size 1024[/bold]")
 def profile(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Checkpoints, or models' names.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Checkpoints, or models' names.")],
     size: Annotated[int, typer.Option(min=32, help="Height and width of the image, in pixels.")] = 1024,
     json_only: Json = False,
 ) -> None:
@@ -56,8 +56,9 @@ def show_side_by_side(models: list[dict[str, Any]]) -> None:
     rows = []
     for part in parts:
         by_measure = zip(*(table.get(part, absent) for table in tables), strict=True)
-        rows += [(part, measure, *cells) for measure, cells in zip(MEASURES, by_measure, strict=True) if any(cells)]
-    rows.append((WHOLE, "descriptor bytes", *(str(model["cost"]["descriptor_bytes"]) for model in models)))
+        shown = [(measure, *cells) for measure, cells in zip(MEASURES, by_measure, strict=True) if any(cells)]
+        rows += [(part if number == 0 else "", *row) for number, row in enumerate(shown)]
+    rows.append(("", "descriptor bytes", *(str(model["cost"]["descriptor_bytes"]) for model in models)))
     size = models[0]["size"]
     print_table(f"at {size} x {size}", ("", "", *(model["model"] for model in models)), rows)
 

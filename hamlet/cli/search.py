@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 def search(
     index: Annotated[
         str,
-        typer.Argument(help="An index made by [bold]hamlet index[/bold]: its file, or milvus://... as given there."),
+        typer.Argument(
+            metavar="INDEX",
+            help="An index made by [bold]hamlet index[/bold]: its file, or milvus://... as given there.",
+        ),
     ],
-    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Images to search with.")],
+    queries: Annotated[list[Path], typer.Argument(metavar="QUERY", help="Images to search with.")],
     top: Annotated[int, typer.Option(min=1, help="Results for each query.")] = 10,
     html: Annotated[Path | None, typer.Option(help="Also write the results as a self-contained page.")] = None,
     mmap: Annotated[
@@ -37,8 +40,11 @@ def search(
     json_only: Json = False,
 ) -> None:
     """Find the images of an index that show what the query images show."""
+    from hamlet.files import check_writable
     from hamlet.retrieval.search import search_index, write_search_report
 
+    if html is not None:
+        check_writable(html)
     found, failures = search_index(index, queries, top, maps=html is not None, memory_map=mmap, nprobe=nprobe)
     for query, reason in failures:
         warn_in_one_line(f"{query}: {reason}")

@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import ModelArgument, MultiScale, Side
+from hamlet.cli.options import ModelArgument, MultiScale, Scales, Side, chosen_scales
 
 
 @app.command(epilog="Example: [bold]hamlet whiten runs/folder/model.pt PHOTOS --learned --out pw.safetensors[/bold]")
 def whiten(
     model: ModelArgument,
-    images: Annotated[Path, typer.Argument(help="A folder or list of images, other than those to be searched.")],
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="A folder or list of images, other than those to be searched.")
+    ],
     out: Annotated[Path, typer.Option(help="The file to write, for hamlet evaluate --whiten.")],
     learned: Annotated[
         bool,
@@ -26,10 +28,10 @@ def whiten(
     ] = False,
     dim: Annotated[int | None, typer.Option(min=1, help="Numbers a descriptor; default: all there are.")] = None,
     multi_scale: MultiScale = False,
+    scales: Scales = None,
     longest_side: Side = 1024,
 ) -> None:
     """Learn how to whiten a model's descriptors. A run that was stopped goes on where it was."""
-    from hamlet.retrieval.extraction import SCALES
     from hamlet.retrieval.search import make_whitening
 
     made, failures = make_whitening(
@@ -39,7 +41,7 @@ def whiten(
         learned=learned,
         dim=dim,
         longest_side=longest_side,
-        scales=SCALES if multi_scale else (1.0,),
+        scales=chosen_scales(multi_scale, scales),
     )
     kept, dims = made.projection.shape
     typer.echo(f"{out}: {dims} to {kept} numbers, {len(failures)} images left out")

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from rich.progress import track
 from torch import nn
 
 from hamlet import processes
+from hamlet.files import check_writable
 from hamlet.models import fingerprint
 from hamlet.retrieval.cost import measure_cost
-from hamlet.retrieval.datasets import Benchmark, Pictures, Ranking, load_benchmark
+from hamlet.retrieval.datasets import Benchmark, LandmarkRecognition, Pictures, Ranking, load_benchmark
+from hamlet.retrieval.datasets.files import read_lines
 from hamlet.retrieval.evaluation_report import Found, write_evaluation_report
 from hamlet.retrieval.extraction import Extraction, extract
 from hamlet.retrieval.metrics import Scores
@@ -51,6 +53,7 @@ def evaluate(
     out: Path | str | None = None,
     html: Path | str | None = None,
     crop: bool = True,
+    seen: Path | str | None = None,
     whiten: Path | str | None = None,
     rerank: str = "",
     ks: Sequence[int] = (1, 5, 10),
@@ -73,6 +76,8 @@ def evaluate(
             are larger than memory may be are put on its disk.
         html: file of a self-contained page that shows what the worst queries found; default none.
         crop: cut the queries to their boxes, where the benchmark has boxes.
+        seen: text file with the names of queries whose thing the training set shows, one a line, with extension or
+            without; the setups then come a second time, as "SETUP, unseen", without these queries.
         whiten: file of a :class:`hamlet.retrieval.whitening.Whitening` learnt from descriptors of this model, longest
             side and scales.
         rerank: steps for :func:`hamlet.retrieval.reranking.parse_steps`; they see descriptors and nothing else.
@@ -83,20 +88,21 @@ def evaluate(
 
     Returns:
         plain data: "dataset", "longest_side", "scales", "dtype", "whitened", "rerank" (steps with all their settings),
-        "database" and "queries" (how many), "queries_cropped", "metrics" (setup -> measure -> number, of
-        :mod:`hamlet.retrieval.metrics`), "unreadable" ((name, reason) of database images that could not be read: they
-        rank last; where every image is a query, they are none), "unreadable_queries" (likewise: they find nothing), and
-        "cost" (of :func:`hamlet.retrieval.cost.measure_cost`, the bytes being those of a descriptor as it is searched).
+        "database" and "queries" (how many), "queries_cropped", "queries_seen" (how many, None without ``seen``),
+        "metrics" (setup -> measure -> number, of :mod:`hamlet.retrieval.metrics`), "unreadable" ((name, reason) of
+        database images that could not be read: they rank last; where every image is a query, they are none),
+        "unreadable_queries" (likewise: they find nothing), and "cost" (of
+        :func:`hamlet.retrieval.cost.measure_cost`, the bytes being those of a descriptor as it is searched).
 
     Raises:
         ValueError: an unknown dataset, missing or broken files, a query that cannot be read in Oxford or Paris, a
-            whitening learnt from other descriptors, steps that are not known, a folder for the page, several processes
-            and no ``out``.
+            whitening learnt from other descriptors, steps that are not known, a page that cannot be written, several
+            processes and no ``out``.
         LeftToFirst: in every process but the first, when all images are described.
     """
     # What can be wrong with the arguments is found out before hours of extraction.
-    if html is not None and Path(html).is_dir():
-        raise ValueError(f"{html}: a folder, expected the file to write the page to")
+    if html is not None:
+        check_writable(html)
     if out is None and processes.count() > 1:
         raise ValueError(f"out: got None, expected a folder that all {processes.count()} processes reach")
     steps = parse_steps(rerank)
@@ -104,6 +110,7 @@ def evaluate(
     origin = Origin(fingerprint(model), longest_side, tuple(scales))  # type: ignore[arg-type]
     whitening = load_whitening(whiten, origin) if whiten is not None else None
     benchmark = load_benchmark(dataset, data)
+    unseen = read_unseen(benchmark, seen) if seen is not None else None
     if not crop and benchmark.queries is not None:
         whole = dataclasses.replace(benchmark.queries, name=f"{benchmark.queries.name}-whole", boxes=None)
         benchmark = dataclasses.replace(benchmark, queries=whole)
@@ -130,6 +137,13 @@ def evaluate(
         found = Found(benchmark, (queries or database).count) if html is not None else None
         scores = _scores(benchmark, rankings, (queries or database).count, ks, found)
         descriptor_bytes = database.descriptors.itemsize * database.descriptors.shape[1]
+    metrics = benchmark.summary(scores)
+    if unseen is not None:
+        left = {
+            f"{setup}, unseen": {name: np.where(unseen, values, np.nan) for name, values in measures.items()}
+            for setup, measures in scores.items()
+        }
+        metrics |= benchmark.summary(left)
     result = {
         "dataset": dataset,
         "longest_side": longest_side,
@@ -140,7 +154,8 @@ def evaluate(
         "database": database.count,
         "queries": queries.count if queries else len(database.rows),
         "queries_cropped": benchmark.queries is not None and benchmark.queries.boxes is not None,
-        "metrics": benchmark.summary(scores),
+        "queries_seen": None if unseen is None else int((~unseen).sum()),
+        "metrics": metrics,
         "unreadable": database.failures,
         "unreadable_queries": queries.failures if queries else [],
         "cost": {**asdict(measure_cost(model, longest_side)), "descriptor_bytes": descriptor_bytes},
@@ -148,6 +163,23 @@ def evaluate(
     if html is not None and found is not None:
         write_evaluation_report(html, result, scores, found, model)
     return result
+
+
+def read_unseen(benchmark: Benchmark, path: Path | str) -> NDArray[np.bool_]:
+    """Which queries a text file does not name, bool (queries,).
+
+    Raises:
+        ValueError: no such file, a name that is no query's, or a recognition task: its answers are what it has seen.
+    """
+    if isinstance(benchmark, LandmarkRecognition):
+        raise ValueError(f"seen: got {path} for a recognition task, expected a retrieval task")
+    images = [part.images for part in benchmark.database] if benchmark.queries is None else [benchmark.queries.images]
+    names = [name for each in images for name in each.names]
+    named = set(read_lines(Path(path), "a name of a query on each line"))
+    known = {*names, *(PurePosixPath(name).with_suffix("").as_posix() for name in names)}
+    if unknown := sorted(named - known):
+        raise ValueError(f"{path}: names {unknown[0][:80]!r}, expected a query such as {names[0]}")
+    return np.array([not named & {name, PurePosixPath(name).with_suffix("").as_posix()} for name in names])
 
 
 def _describe_queries(model: nn.Module, benchmark: Benchmark, out: Path, settings: dict[str, Any]) -> Described | None:

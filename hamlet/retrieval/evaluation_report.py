@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hamlet.images import ImageList, UnreadableImage
 from hamlet.retrieval.datasets import Benchmark, Ranking
 from hamlet.retrieval.metrics import Scores
 from hamlet.retrieval.report import (
+    MAPS_CAPTION,
     Figure,
     Picture,
     Ranked,
@@ -26,29 +27,31 @@ from hamlet.retrieval.report import (
 )
 
 QUERIES_SHOWN = 30
+QUERIES_LISTED = 1000
 RESULTS_SHOWN = 10
 _RECALLS = np.linspace(0, 1, 101)
 
 
 class Found:
-    """What the page needs of rankings, which are gone before it is written: the first places, and the curve.
+    """What the page needs of rankings, which are gone before it is written: the first places, and the curves.
 
     Attributes:
         rows, scores: (queries, places), database images and their scores, -1 where there is none; a query that is in
             the database by itself is left out of its own places.
-        precisions: float64 (101,), for recalls of 0, 0.01, ... 1 the mean over queries of the largest precision at
-            that recall or a larger one.
+        precisions: setup -> float64 (101,), for recalls of 0, 0.01, ... 1 the mean over queries of the largest
+            precision at that recall or a larger one; of setups that have an answer to any query.
     """
 
     def __init__(self, benchmark: Benchmark, queries: int) -> None:
         self.benchmark = benchmark
         self.rows = np.full((queries, RESULTS_SHOWN), -1)
         self.scores = np.zeros((queries, RESULTS_SHOWN), dtype=np.float32)
-        self._curves: list[NDArray[np.float64]] = []
+        self._sums = {setup: np.zeros(len(_RECALLS)) for setup in benchmark.setups}
+        self._counts = dict.fromkeys(benchmark.setups, 0)
 
     @property
-    def precisions(self) -> NDArray[np.float64] | None:
-        return np.mean(self._curves, axis=0) if self._curves else None
+    def precisions(self) -> dict[str, NDArray[np.float64]]:
+        return {setup: self._sums[setup] / count for setup, count in self._counts.items() if count}
 
     def add(self, ranking: Ranking) -> None:
         for column, query in enumerate(ranking.queries.tolist()):
@@ -58,9 +61,11 @@ class Found:
             first = rows[:RESULTS_SHOWN]
             self.rows[query, : len(first)] = first
             self.scores[query, : len(first)] = scores[:RESULTS_SHOWN]
-            if positives := self.benchmark.positives(query):
-                verdicts = self.benchmark.verdicts(query, rows)
-                self._curves.append(interpolated_precision(verdicts[verdicts >= 0] == 1, positives))
+            for setup in self.benchmark.setups:
+                if positives := self.benchmark.positives(query, setup):
+                    verdicts = self.benchmark.verdicts(query, rows, setup)
+                    self._sums[setup] += interpolated_precision(verdicts[verdicts >= 0] == 1, positives)
+                    self._counts[setup] += 1
 
 
 def interpolated_precision(hits: NDArray[np.bool_], positives: int) -> NDArray[np.float64]:
@@ -104,16 +109,20 @@ def write_evaluation_report(
     measures = list(next(iter(metrics.values())))
     accuracy = [[setup, *(100 * values[name] for name in measures)] for setup, values in metrics.items()]
     sections: list[Section] = [Table("Accuracy, in percent", ["", *measures], accuracy)]
-    if found.precisions is not None:
+    if found.precisions:
         caption = "Mean over the queries of the largest precision at each recall or a larger one."
-        title = f"Precision and recall ({', '.join(found.benchmark.main_setups)})"
-        sections.append(Figure(title, _draw_curve(found.precisions), caption))
+        sections.append(Figure("Precision and recall", _draw_curves(found.precisions), caption))
     answered = int((~np.isnan(per_query)).sum())
-    worst = np.argsort(per_query, kind="stable")[: min(QUERIES_SHOWN, answered)]
+    worst = np.argsort(per_query, kind="stable")[: min(QUERIES_LISTED, answered)].tolist()
     told = "average precision" if measure.startswith("map") else measure
-    rows = [_row(found, query, f"{told} {100 * per_query[query]:.1f}%", model) for query in worst.tolist()]
-    which = f"The {len(rows)} worst of {answered} queries" if len(rows) < answered else f"All {answered} queries"
-    sections.append(RankedSection(f"{which}, worst first", rows, _CAPTION))
+    shown = worst[:QUERIES_SHOWN]
+    rows = [_row(found, query, f"{told} {100 * per_query[query]:.1f}%", model) for query in shown]
+    sections.append(RankedSection(f"{_which(shown, answered)}, worst first", rows, _CAPTION))
+    listed = [
+        [_query(found.benchmark, query)[1], *(_percent(setup[measure][query]) for setup in scores.values())]
+        for query in worst
+    ]
+    sections.append(Table(f"{told.capitalize()} of {_which(worst, answered).lower()}", ["", *scores], listed))
     sections.append(Table("Cost of one image", ["", ""], list(result["cost"].items())))
     if unreadable := [*result["unreadable"], *result["unreadable_queries"]]:
         sections.append(Table("Images that could not be read", ["image", "reason"], unreadable))
@@ -130,11 +139,7 @@ def main_scores(benchmark: Benchmark, scores: Mapping[str, Scores]) -> tuple[str
     return measure, values
 
 
-_CAPTION = (
-    "Green: right. Red: wrong. Dashed: neither, by the ground truth. Below a query: the half-width of the attention "
-    "window and the gate on the finest level, and the weights of the pooling, as far as the model has them; colours "
-    "run from the smallest to the largest value of each map."
-)
+_CAPTION = f"Green: right. Red: wrong. Dashed: neither, by the ground truth. {MAPS_CAPTION}"
 
 
 def _lead(result: Mapping[str, Any]) -> str:
@@ -150,12 +155,23 @@ def _lead(result: Mapping[str, Any]) -> str:
     return "; ".join(settings) + "."
 
 
+def _which(queries: Sequence[int], answered: int) -> str:
+    if len(queries) < answered:
+        return f"The {len(queries)} worst of {answered} queries"
+    return f"All {answered} queries" if answered != 1 else "The one query"
+
+
+def _percent(value: float) -> float | None:
+    return None if np.isnan(value) else 100 * value
+
+
 def _row(found: Found, query: int, note: str, model: nn.Module) -> Ranked:
     benchmark = found.benchmark
     places = found.rows[query] >= 0
     rows = found.rows[query][places]
     results = []
-    scores, verdicts = found.scores[query][places].tolist(), benchmark.verdicts(query, rows).tolist()
+    scores = found.scores[query][places].tolist()
+    verdicts = benchmark.verdicts(query, rows, benchmark.main_setups[0]).tolist()
     for row, score, verdict in zip(rows.tolist(), scores, verdicts, strict=True):
         images, name = benchmark.picture(row)
         results.append(Picture(_locate(images, name), name, score=score, correct=verdict == 1, junk=verdict == -1))
@@ -163,15 +179,19 @@ def _row(found: Found, query: int, note: str, model: nn.Module) -> Ranked:
 
 
 def _query_picture(benchmark: Benchmark, query: int, model: nn.Module) -> Picture:
-    if benchmark.queries is None:
-        (images, name), boxes = benchmark.picture(query), None
-    else:
-        images, boxes = benchmark.queries.images, benchmark.queries.boxes
-        name = images.names[query]
+    images, name = _query(benchmark, query)
+    boxes = benchmark.queries.boxes if benchmark.queries is not None else None
     path = _locate(images, name)
     if isinstance(path, UnreadableImage):
         return Picture(path, name)
     return picture_with_maps(model, path, name, boxes[query] if boxes is not None else None)
+
+
+def _query(benchmark: Benchmark, query: int) -> tuple[ImageList, str]:
+    """The images that a query is one of, and its name among them."""
+    if benchmark.queries is None:
+        return benchmark.picture(query)
+    return benchmark.queries.images, benchmark.queries.images.names[query]
 
 
 def _locate(images: ImageList, name: str) -> Path | UnreadableImage:
@@ -182,12 +202,14 @@ def _locate(images: ImageList, name: str) -> Path | UnreadableImage:
         return UnreadableImage(str(error))
 
 
-def _draw_curve(precisions: NDArray[np.float64]) -> bytes:
+def _draw_curves(precisions: Mapping[str, NDArray[np.float64]]) -> bytes:
     from matplotlib.figure import Figure as Drawing
 
     drawing = Drawing(figsize=(5, 3.6), layout="constrained")
     axes = drawing.add_subplot()
-    axes.plot(_RECALLS, precisions)
+    for setup, curve in precisions.items():
+        axes.plot(_RECALLS, curve, label=setup)
+    axes.legend()
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()

@@ -79,18 +79,17 @@ class MilvusIndex:
             raise ValueError(f"descriptors: got shape {array.shape}, expected at least one row")
         _, marks = check_rows(ids, stamps, len(array))
         _check_keys(ids)
-        kind, parameters = _kind(factory)
+        kind, parameters = kind_of(factory)
         about = {
             "collection": address.collection,
             "dim": array.shape[1],
             "factory": factory,
             "metadata": dict(metadata or {}),
         }
-        beside = Address(address.uri, f"{address.collection}_building")
+        beside = _beside(address)
         with telling(address):
             client = connect(address)
-            for name in (address.collection, beside.collection):
-                _check_ours(client, name, address)
+            _check_ours(client, address)
             client.drop_collection(beside.collection)
             _create(client, beside.collection, kind, parameters, about)
             cls(beside, client, about)._insert(array, ids, marks)
@@ -98,6 +97,15 @@ class MilvusIndex:
             client.drop_collection(address.collection)
             client.rename_collection(beside.collection, address.collection)
             return cls(address, client, _load(client, address))
+
+    @staticmethod
+    def check_buildable(address: Address, factory: str) -> None:
+        """Raise ValueError where :meth:`build` would, whatever the descriptors."""
+        kind_of(factory)
+        with telling(address):
+            client = connect(address)
+            _check_ours(client, address)
+            disconnect(client, address)
 
     @classmethod
     def open(cls, address: Address) -> MilvusIndex:
@@ -184,7 +192,7 @@ class MilvusIndex:
         self, descriptors: NDArray[Any] | Tensor, k: int, *, nprobe: int | None = None
     ) -> tuple[NDArray[np.float32], list[list[str]]]:
         """As :meth:`hamlet.retrieval.Index.search`; k at most 16,384."""
-        check_nprobe(nprobe, "nlist" in _kind(self.factory)[1], self.factory)
+        check_nprobe(nprobe, "nlist" in kind_of(self.factory)[1], self.factory)
         array = check_queries(descriptors, self.dim, k)
         if k > LARGEST_K:
             raise ValueError(f"k: got {k}, expected at most {LARGEST_K}, which is Milvus's limit")
@@ -207,7 +215,7 @@ class MilvusIndex:
         return scores, ids
 
     def _effort(self, k: int, nprobe: int | None) -> dict[str, int]:
-        kind, parameters = _kind(self.factory)
+        kind, parameters = kind_of(self.factory)
         if kind == "HNSW":
             return {"ef": max(64, k)}
         if "nlist" not in parameters:
@@ -272,12 +280,18 @@ def _load(client: Any, address: Address) -> dict[str, Any]:
     return about
 
 
-def _check_ours(client: Any, collection: str, address: Address) -> None:
-    """Raise ValueError for a collection that is not what a build for this address has left: it is to be dropped."""
-    if client.has_collection(collection):
-        about = _about(client, collection)
-        if about is None or about["collection"] != address.collection:
-            raise ValueError(f"{address}: the collection {collection} is of something else; name another address")
+def _beside(address: Address) -> Address:
+    """Where a collection is built that is to come to an address."""
+    return Address(address.uri, f"{address.collection}_building")
+
+
+def _check_ours(client: Any, address: Address) -> None:
+    """Raise ValueError for collections that a build drops and that none for this address has left."""
+    for collection in (address.collection, _beside(address).collection):
+        if client.has_collection(collection):
+            about = _about(client, collection)
+            if about is None or about["collection"] != address.collection:
+                raise ValueError(f"{address}: the collection {collection} is of something else; name another address")
 
 
 def _about(client: Any, collection: str) -> dict[str, Any] | None:
@@ -309,7 +323,8 @@ def _create(client: Any, collection: str, kind: str, parameters: dict[str, int],
     )
 
 
-def _kind(factory: str) -> tuple[str, dict[str, int]]:
+def kind_of(factory: str) -> tuple[str, dict[str, int]]:
+    """Milvus's name and parameters of a faiss factory's kind; ValueError for one that Milvus does not have."""
     for pattern, kind, names in _KINDS:
         if match := re.fullmatch(pattern, factory):
             parameters = dict(zip(names, map(int, match.groups()), strict=True))

@@ -93,5 +93,9 @@ def telling(address: Address) -> Iterator[None]:
         for secret in filter(None, {(token := os.environ.get("MILVUS_TOKEN", "")), token.partition(":")[2]}):
             message = message.replace(secret, "***")
         message = message[:300]
-        hint = "; does another process have it open?" if address.local and "local milvus" in message else ""
-        raise ValueError(f"{address}: Milvus says: {message}{hint}") from error
+        if address.local and "local milvus" in message:
+            message += (
+                "; does another process have it open? If none has, it is damaged: remove it, and make the index again "
+                "with `hamlet index --store`"
+            )
+        raise ValueError(f"{address}: Milvus says: {message}") from error

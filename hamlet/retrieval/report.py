@@ -41,6 +41,10 @@ from hamlet.retrieval.cost import evaluating
 
 THUMBNAIL_SIDE = 320
 FIGURE_BYTES = 8 << 20
+MAPS_CAPTION = (
+    "Below a query: the half-width of the attention window and the gate on the finest level, and the weights of the "
+    "pooling, as far as the model has them; colours run from the smallest to the largest value of each map."
+)
 # Maps are computed on a picture of this side: finer than they are shown.
 _MAP_SIDE = 512
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from hamlet import processes
+from hamlet.files import check_writable
 from hamlet.images import ImageList, inside, list_images
 from hamlet.models import Model, create_model, fingerprint, load_checkpoint, save_checkpoint
 from hamlet.retrieval.datasets import list_classes
@@ -23,8 +24,8 @@ from hamlet.retrieval.ids import Ids
 from hamlet.retrieval.index import check_nprobe
 from hamlet.retrieval.neighbours import scratch
 from hamlet.retrieval.recall import Check, check_recall
-from hamlet.retrieval.report import Picture, Ranked, RankedSection, picture_with_maps, write_report
-from hamlet.retrieval.stores import Store, beside, build_store, check_place, open_store
+from hamlet.retrieval.report import MAPS_CAPTION, Picture, Ranked, RankedSection, picture_with_maps, write_report
+from hamlet.retrieval.stores import Store, beside, build_store, check_buildable, check_place, open_store
 from hamlet.retrieval.update import Update, stamps_of
 from hamlet.retrieval.whitening import Origin, Whitening, fit_learned, fit_pca, load_whitening, pairs_of_classes
 
@@ -130,6 +131,9 @@ def build_index(
     network, checkpoint = open_model(model)
     origin = Origin(fingerprint(network), longest_side, tuple(scales))
     whitening = load_whitening(whiten, origin) if whiten is not None else None
+    if not update:
+        dim = network.descriptor_dim if whitening is None else len(whitening.projection)
+        processes.from_first(lambda: check_buildable(out, factory or "Flat", dim))
     remembered = checkpoint or beside(out, ".model.pt").resolve()
     metadata = {
         "checkpoint": str(remembered),
@@ -214,6 +218,7 @@ def make_whitening(
         ValueError: no images, none that can be read, no such model, or too few images for the whitening wanted.
         LeftToFirst: in every process but the first, when all images are described.
     """
+    check_writable(out)
     images, labels = list_classes(source) if learned else (list_images(source), [])
     network, _ = open_model(model)
     partial = out.with_name(f"{out.name}.extraction")
@@ -310,7 +315,7 @@ def write_search_report(path: Path, found: Sequence[Found]) -> Path:
         )
         for each in found
     ]
-    return write_report(path, "Search", [RankedSection("Queries", rows)])
+    return write_report(path, "Search", [RankedSection("Queries", rows, MAPS_CAPTION)])
 
 
 def _model_of(index: Store, path: Path | str) -> Model:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hamlet.files import check_writable
+from hamlet.retrieval import faiss_index
 from hamlet.retrieval.ids import Ids
 from hamlet.retrieval.index import Index
 from hamlet.retrieval.milvus import MilvusIndex
@@ -48,9 +50,19 @@ def in_milvus(place: Path | str) -> bool:
 
 
 def check_place(place: Path | str) -> None:
-    """Raise ValueError for an address of Milvus that is none."""
+    """Raise ValueError for an address of Milvus that is none, and a file that cannot be written."""
     if in_milvus(place):
         Address.parse(str(place))
+    else:
+        check_writable(place)
+
+
+def check_buildable(place: Path | str, factory: str, dim: int) -> None:
+    """Raise what :func:`build_store` would for an index of that kind, of descriptors of that length, at this place."""
+    if in_milvus(place):
+        MilvusIndex.check_buildable(Address.parse(str(place)), factory)
+    else:
+        faiss_index.make(factory, dim)
 
 
 def open_store(place: Path | str, *, memory_map: bool = False) -> Store:

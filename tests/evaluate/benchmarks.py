@@ -43,10 +43,12 @@ class Judge:
         with torch.no_grad():
             return self.model([load_image(path, SIDE, box=box).float() / 255])[0].double().numpy()
 
-    def describe_scales(self, path: Path, box: Sequence[float] | None = None) -> np.ndarray[Any, Any]:
+    def describe_scales(
+        self, path: Path, box: Sequence[float] | None = None, scales: Sequence[float] = (0.7071, 1, 1.4142)
+    ) -> np.ndarray[Any, Any]:
         picture = load_image(path, SIDE, box=box).float() / 255
         total = np.zeros(16)
-        for scale in (0.7071, 1, 1.4142):
+        for scale in scales:
             size = [round(side * scale) for side in picture.shape[1:]]
             resized = torch.nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True)
             with torch.no_grad():

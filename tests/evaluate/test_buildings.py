@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.evaluate.benchmarks import BOX, NAMES, REVISITED, SETUPS, Judge, draw, trapezoids, write_revisited
+from tests.evaluate.benchmarks import BOX, NAMES, REVISITED, SETUPS, Judge, draw, hamlet, trapezoids, write_revisited
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("oxford5k", "oxc1_"), ("paris6k", "")])
@@ -52,6 +52,31 @@ def test_revisited_with_and_without_distractors(
         expected += [trapezoids(rankings[1], [1], [])] if setup != "easy" else []
         assert measured["metrics"][setup]["map"] == pytest.approx(np.mean(expected))
     assert (measured["database"], measured["queries"], measured["queries_cropped"]) == (size, 2, True)
+
+
+def test_what_the_training_set_has_seen_is_left_out_beside_the_whole(
+    evaluate: Callable[..., dict[str, Any]], judge: Judge, checkpoint: Path, tmp_path: Path
+) -> None:
+    paths = write_revisited(tmp_path)[:12]
+    seen = tmp_path / "seen.txt"
+    seen.write_text("query_000000\n")
+    whole = evaluate("roxford5k", tmp_path)["metrics"]
+    measured = evaluate("roxford5k", tmp_path, "--seen", seen)
+    ranking = judge.rank(tmp_path / "roxford5k" / "jpg" / "query_000001.jpg", paths, BOX)
+    assert measured["queries_seen"] == 1
+    assert {setup: measured["metrics"][setup] for setup in SETUPS} == whole
+    assert measured["metrics"]["medium, unseen"]["map"] == pytest.approx(trapezoids(ranking, [1], []))
+    assert measured["metrics"]["hard, unseen"] == measured["metrics"]["medium, unseen"]
+    # The other query has no easy image.
+    assert set(measured["metrics"]["easy, unseen"].values()) == {None}
+    for text, message in (
+        ("query_9\n", "names 'query_9', expected a query such as query_000000.jpg"),
+        (None, "no such"),
+    ):
+        seen.unlink() if text is None else seen.write_text(text)
+        result = hamlet("evaluate", "roxford5k", "--data", tmp_path, "--model", checkpoint, "--seen", seen)
+        assert result.exit_code == 1
+        assert message in result.stderr
 
 
 def test_distractors_are_described_once_for_both_benchmarks(

@@ -27,15 +27,38 @@ from tests.evaluate.benchmarks import (
 )
 
 
-def test_multi_scale(evaluate: Callable[..., dict[str, Any]], judge: Judge, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "scales"),
+    [(("--multi-scale",), (0.7071, 1.0, 1.4142)), (("--scales", "1,0.7071,0.5"), (1.0, 0.7071, 0.5))],
+)
+def test_several_scales(
+    evaluate: Callable[..., dict[str, Any]],
+    judge: Judge,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    scales: tuple[float, ...],
+) -> None:
     paths = write_revisited(tmp_path)[:12]
-    measured = evaluate("roxford5k", tmp_path, "--multi-scale")
-    database = np.array([judge.describe_scales(path) for path in paths])
-    queries = np.array([judge.describe_scales(path, BOX) for path in queries_of(tmp_path)])
+    measured = evaluate("roxford5k", tmp_path, *flags)
+    database = np.array([judge.describe_scales(path, None, scales) for path in paths])
+    queries = np.array([judge.describe_scales(path, BOX, scales) for path in queries_of(tmp_path)])
     assert measured["metrics"]["medium"]["map"] == pytest.approx(revisited_map(queries @ database.T))
-    assert measured["scales"] == [0.7071, 1.0, 1.4142]
+    assert measured["scales"] == list(scales)
     manifest = json.loads((tmp_path / "out" / "roxford5k-database" / "manifest.json").read_text())
-    assert manifest["scales"] == [0.7071, 1.0, 1.4142]
+    assert manifest["scales"] == list(scales)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--scales", "1;2"), "got '1;2', expected numbers such as 1,0.7071,0.5"),
+        (("--scales", "1", "--multi-scale"), "give one of --multi-scale and --scales"),
+    ],
+)
+def test_scales_that_are_none(checkpoint: Path, tmp_path: Path, flags: tuple[str, ...], message: str) -> None:
+    result = hamlet("evaluate", "roxford5k", "--data", tmp_path, "--model", checkpoint, *flags)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.replace("│", "").split())
 
 
 def project_pca(rows: np.ndarray[Any, Any], dim: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -1,6 +1,7 @@
-"""Updates of an index in processes of their own, each killed before another change to the disk.
+"""Updates of an index in processes of their own, each killed before another change to the disk or to Milvus.
 
-``python -m tests.retrieval.killed_updates FOLDER``.
+``python -m tests.retrieval.killed_updates FOLDER file 1`` kills before every change, ``... milvus 5`` before every
+fifth of Milvus Lite's and ours.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def counted(limit: int, call: Callable[..., Any], seen: list[int]) -> Callable[.
     return counting
 
 
-def update(pictures: Path, place: Path, limit: int | None = None) -> int:
+def update(pictures: Path, place: Path | str, limit: int | None = None) -> int:
     """Update in a process of its own that is killed before its change number ``limit``; its exit code."""
     process = os.fork()
     if process:
@@ -50,8 +51,13 @@ def update(pictures: Path, place: Path, limit: int | None = None) -> int:
     try:
         if limit is not None:
             seen: list[int] = []
-            for name in ("replace", "unlink", "rmdir", "mkdir"):
+            for name in ("replace", "rename", "unlink", "remove", "rmdir", "mkdir"):
                 setattr(os, name, counted(limit, getattr(os, name), seen))
+            if isinstance(place, str):
+                from pymilvus import MilvusClient
+
+                for name in ("insert", "delete"):
+                    setattr(MilvusClient, name, counted(limit, getattr(MilvusClient, name), seen))
         build_index("double", pictures, place, longest_side=64, update=True, progress=False)
         check(pictures, place)
     except BaseException as error:
@@ -60,7 +66,7 @@ def update(pictures: Path, place: Path, limit: int | None = None) -> int:
     os._exit(0)
 
 
-def check(pictures: Path, place: Path) -> None:
+def check(pictures: Path, place: Path | str) -> None:
     """The index holds each picture as it is, once."""
     images = list_images(pictures)
     store = open_store(place)
@@ -76,34 +82,38 @@ def check(pictures: Path, place: Path) -> None:
         assert found == [[name]]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, kind: str, step: int) -> None:
+    def place(name: object) -> Path | str:
+        return folder / f"{name}.db" if kind == "file" else f"milvus://{folder}/{name}.db"
+
     pictures = folder / "pictures"
     pictures.mkdir()
     for number in range(5):
         paint(pictures, number)
-    make_first(pictures, folder / "first.index")
+    make_first(pictures, place("first"))
     (pictures / "0.png").unlink()
     paint(pictures, 1, seed=1)
-    for number in range(5, 8):
+    for number in range(5, 14):  # More than a batch, so that processes which decode them are forked.
         paint(pictures, number)
     limit = 0
     code = -signal.SIGKILL
     while code == -signal.SIGKILL:
-        here = folder / f"{limit}.index"
-        shutil.copyfile(folder / "first.index", here)
+        here = place(limit)
+        copy = shutil.copyfile if kind == "file" else shutil.copytree
+        copy(folder / "first.db", folder / f"{limit}.db")
         code = update(pictures, here, limit)
         if code == -signal.SIGKILL:
             if limit % 2:  # The folder goes on growing meanwhile.
                 paint(pictures, 100 + limit)
             assert update(pictures, here) == 0
-            left = [path.name for path in folder.iterdir() if path.suffix != ".index" and path != pictures]
+            left = [path.name for path in folder.iterdir() if path.suffix != ".db" and path != pictures]
             assert not left, left
-        limit += 1
+        limit += step
     assert code == 0
-    print(limit - 1)
+    print(limit - step)
 
 
-def make_first(pictures: Path, place: Path) -> None:
+def make_first(pictures: Path, place: Path | str) -> None:
     process = os.fork()
     if not process:
         build_index("double", pictures, place, longest_side=64, progress=False)
@@ -116,4 +126,4 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     search.open_model = lambda name: (Descriptor().eval(), None)
     search.save_checkpoint = lambda path, model: None
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

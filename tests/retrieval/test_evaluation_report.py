@@ -57,6 +57,11 @@ def rows_of(page: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
     return rows
 
 
+def table_of(page: str, title: str) -> list[list[str]]:
+    body = page.split(f"<h2>{title}</h2>")[1].split("<tbody>")[1].split("</tbody>")[0]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in body.split("</tr>")[:-1]]
+
+
 def test_the_worst_queries_come_first_with_what_they_found(model: nn.Module, tmp_path: Path) -> None:
     write_shades(tmp_path / "in")
     (tmp_path / "in" / "cold" / "broken.png").write_bytes(b"")
@@ -76,7 +81,11 @@ def test_the_worst_queries_come_first_with_what_they_found(model: nn.Module, tmp
         if shown is not None:
             assert shown[1] == f"average precision {100 * precision[query]:.1f}%"
             assert shown[2] == [("correct" if hit else "wrong", name) for hit, name in zip(hits, ranked, strict=True)]
-    assert [row[0] for row in rows] == sorted(precision, key=lambda query: precision[query])
+    order = sorted(precision, key=lambda query: precision[query])
+    assert [row[0] for row in rows] == order
+    assert table_of(page, "Average precision of all 5 queries") == [
+        [query, f"{100 * precision[query]:.4g}"] for query in order
+    ]
     assert found["metrics"]["all"]["map"] == pytest.approx(np.mean(list(precision.values())))
     assert f"{100 * found['metrics']['all']['map']:.4g}" in page
     assert "the file is empty" in page
@@ -95,6 +104,8 @@ def test_junk_is_shown_as_neither(model: nn.Module, tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     results = [("junk", "junk.jpg"), ("correct", "near.jpg"), ("wrong", "far.jpg")]
     assert rows_of(page) == [("query.jpg", "average precision 100.0%", results)]
+    # Easy, medium and hard: the last has no answer.
+    assert table_of(page, "Average precision of the one query") == [["query.jpg", "100", "100", "–"]]  # noqa: RUF001
     # The query is shown as it was cropped: 40 x 30.
     assert 'width="40" height="30"' in page
     assert "1 queries, cropped, against 3 images" in page
@@ -131,9 +142,10 @@ def test_the_curve_is_the_mean_of_the_queries_that_have_an_answer() -> None:
     images = [Pictures("d", ImageList(Path("."), ["a", "b", "c"]))]
     queries = Pictures("q", ImageList(Path("."), ["x", "y", "z"]))
     found = Found(Labelled(images, queries, np.array([0, 0, 1]), np.array([0, 1, 5])), 3)
-    assert found.precisions is None
+    assert found.precisions == {}
     found.add(Ranking(np.arange(3), np.array([[0, 0, 0], [1, 1, 1], [2, 2, 2]]), np.zeros((3, 3), dtype=np.float32)))
-    assert found.precisions == pytest.approx(np.full(101, (1 + 1 / 3) / 2))
+    assert found.precisions.keys() == {"all"}
+    assert found.precisions["all"] == pytest.approx(np.full(101, (1 + 1 / 3) / 2))
 
 
 def test_what_could_not_be_read_finds_nothing_on_the_page(model: nn.Module, tmp_path: Path) -> None:
@@ -178,8 +190,8 @@ def test_verdicts_of_a_folder_leave_the_query_out(tmp_path: Path) -> None:
     write_shades(tmp_path)
     benchmark = load_benchmark("folder", tmp_path)
     # cold/c, cold/e, lone/f, warm/a, warm/b, warm/d.
-    assert benchmark.verdicts(0, np.arange(6)).tolist() == [-1, 1, 0, 0, 0, 0]
-    assert [benchmark.positives(query) for query in range(6)] == [1, 1, 0, 2, 2, 2]
+    assert benchmark.verdicts(0, np.arange(6), "all").tolist() == [-1, 1, 0, 0, 0, 0]
+    assert [benchmark.positives(query, "all") for query in range(6)] == [1, 1, 0, 2, 2, 2]
     assert benchmark.picture(3) == (benchmark.database[0].images, "warm/a.png")
     with pytest.raises(ValueError, match="row: got 6, expected a number below the 6 database images"):
         benchmark.picture(6)

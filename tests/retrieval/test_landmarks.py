@@ -73,8 +73,8 @@ def test_retrieval_keeps_the_splits_apart_and_drops_what_is_ignored(tmp_path: Pa
     assert [Path(name).stem for name in found.queries.images.names] == [TEST[0], TEST[2]]
     assert found.relevant == [[2, 0], [1]]
     assert found.depth == 100
-    assert found.verdicts(0, np.arange(4)).tolist() == [1, 0, 1, 0]
-    assert found.positives(0) == 2
+    assert found.verdicts(0, np.arange(4), "private").tolist() == [1, 0, 1, 0]
+    assert [found.positives(0, setup) for setup in found.setups] == [0, 2]
     # The first query finds 1, 2, 3, 0, with 2 and 0 right; the second 0, 1, 2, 3, with 1 right.
     ranking = Ranking(np.array([0, 1]), np.array([[1, 0], [2, 1], [3, 2], [0, 3]]), np.zeros((4, 2), np.float32))
     assert found.summary(found.per_query(ranking, (1, 4))) == {
@@ -97,7 +97,7 @@ def test_recognition_lets_neighbours_vote(tmp_path: Path) -> None:
     assert [Path(name).stem for name in found.queries.images.names] == [TEST[0], TEST[1], TEST[2], TEST[4]]
     assert found.truth == [{7, 9}, set(), {9}, set()]
     assert found.depth == 5
-    assert found.verdicts(2, np.arange(3)).tolist() == [0, 0, 1]
+    assert found.verdicts(2, np.arange(3), "private").tolist() == [0, 0, 1]
     rows = np.array([[2, 2, 0, 0], [0, 0, 1, 1], [1, 1, 2, 2]])
     scores = np.array([[0.5, 0.9, 0.3, 0.8], [0.25, 0.5, 0.25, 0.5], [0.125, 0.125, 0.125, 0.5]], dtype=np.float32)
     scored = found.per_query(Ranking(np.arange(4), rows, scores), (1,))

@@ -54,8 +54,8 @@ def test_the_protocol_is_the_original(tmp_path: Path) -> None:
     assert found["map"] == pytest.approx([((1 + 1) + (1 / 2 + 2 / 3) + (2 / 3 + 3 / 4)) / 6])
     assert found["p@1"] == [1]
     benchmark = load_oxford("oxford5k", tmp_path)
-    assert benchmark.verdicts(0, np.arange(4)).tolist() == [1, 1, 0, 1]
-    assert benchmark.positives(0) == 3
+    assert benchmark.verdicts(0, np.arange(4), "original").tolist() == [1, 1, 0, 1]
+    assert benchmark.positives(0, "original") == 3
 
 
 def test_a_name_that_comes_again_counts_once(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_name_that_comes_again_counts_once(tmp_path: Path) -> None:
     (tmp_path / "all_souls_1_ok.txt").write_text("all_souls_000013\nradcliffe_000002\nradcliffe_000002\n")
     found = load_oxford("oxford5k", tmp_path)
     assert found.gnd == [{"good": [0, 1], "ok": [3], "junk": []}]
-    assert found.positives(0) == 3
+    assert found.positives(0, "original") == 3
 
 
 def rename(folder: Path, old: str, new: str) -> None:

@@ -159,8 +159,10 @@ def test_distractors_are_appended_to_the_database(tmp_path: Path) -> None:
     assert large.picture(0) == (large.database[0].images, "ashmolean_1.jpg")
     assert large.picture(4) == (large.database[1].images, "b.png")
     # The first query's easy, junk and hard images, and two distractors.
-    assert large.verdicts(0, np.arange(5)).tolist() == [1, -1, 1, 0, 0]
-    assert [large.positives(query) for query in range(2)] == [2, 2]
+    assert large.setups == ("easy", "medium", "hard")
+    verdicts = [large.verdicts(0, np.arange(5), setup).tolist() for setup in large.setups]
+    assert verdicts == [[1, -1, -1, 0, 0], [1, -1, 1, 0, 0], [-1, -1, 1, 0, 0]]
+    assert [[large.positives(query, setup) for query in range(2)] for setup in large.setups] == [[1, 0], [2, 2], [1, 2]]
 
 
 @pytest.mark.parametrize(

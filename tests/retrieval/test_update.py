@@ -99,8 +99,14 @@ def test_an_update_is_as_indexing_again(
     assert not list(tmp_path.glob("*.extraction"))
 
 
-def test_an_update_killed_anywhere_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.retrieval.killed_updates", str(tmp_path)]
+@pytest.mark.parametrize(("kind", "step"), [("file", 1), ("milvus", 9)])
+def test_an_update_killed_anywhere_goes_on(
+    kind: str, step: int, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "milvus":
+        request.getfixturevalue("milvus_lite")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # It may have been installed for the tests alone.
+    command = [sys.executable, "-m", "tests.retrieval.killed_updates", str(tmp_path), kind, str(step)]
     told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert told.returncode == 0, told.stdout + told.stderr
     assert int(told.stdout) >= 15

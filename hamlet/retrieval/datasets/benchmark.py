@@ -70,13 +70,18 @@ class Benchmark(ABC):
     def main_setups(self) -> tuple[str, ...]:
         """Setups by whose first measure queries are told good from bad: the first of them that has an answer."""
 
-    @abstractmethod
-    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
-        """For database images what they are to a query under the main setups: 1 right, 0 wrong, -1 neither."""
+    @property
+    def setups(self) -> tuple[str, ...]:
+        """All setups."""
+        return self.main_setups
 
     @abstractmethod
-    def positives(self, query: int) -> int:
-        """How many database images are right; 0 where the protocol knows no recall."""
+    def verdicts(self, query: int, rows: NDArray[np.int64], setup: str) -> NDArray[np.int8]:
+        """For database images what they are to a query under a setup: 1 right, 0 wrong, -1 neither."""
+
+    @abstractmethod
+    def positives(self, query: int, setup: str) -> int:
+        """How many are right; 0 where the setup has no answer to the query, or the protocol knows no recall."""
 
     def picture(self, row: int) -> tuple[ImageList, str]:
         """The images that a database image is one of, and its name among them."""

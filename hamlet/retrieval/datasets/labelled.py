@@ -32,11 +32,11 @@ class Labelled(Benchmark):
     def main_setups(self) -> tuple[str, ...]:
         return ("all",)
 
-    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+    def verdicts(self, query: int, rows: NDArray[np.int64], setup: str) -> NDArray[np.int8]:
         right = (self.database_labels[rows] == self.query_labels[query]).astype(np.int8)
         return np.where(rows == query, np.int8(-1), right) if self.queries is None else right
 
-    def positives(self, query: int) -> int:
+    def positives(self, query: int, setup: str) -> int:
         return int((self.database_labels == self.query_labels[query]).sum()) - (self.queries is None)
 
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:

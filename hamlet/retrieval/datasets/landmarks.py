@@ -75,11 +75,11 @@ class LandmarkRetrieval(Benchmark):
     def main_setups(self) -> tuple[str, ...]:
         return SPLITS
 
-    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+    def verdicts(self, query: int, rows: NDArray[np.int64], setup: str) -> NDArray[np.int8]:
         return np.isin(rows, self.relevant[query]).astype(np.int8)
 
-    def positives(self, query: int) -> int:
-        return len(set(self.relevant[query]))
+    def positives(self, query: int, setup: str) -> int:
+        return len(set(self.relevant[query])) if self.split[query] == setup else 0
 
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:
         if max(ks, default=0) > DEPTH:
@@ -118,10 +118,10 @@ class LandmarkRecognition(Benchmark):
     def main_setups(self) -> tuple[str, ...]:
         return SPLITS
 
-    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+    def verdicts(self, query: int, rows: NDArray[np.int64], setup: str) -> NDArray[np.int8]:
         return np.isin(self.labels[rows], list(self.truth[query])).astype(np.int8)
 
-    def positives(self, query: int) -> int:
+    def positives(self, query: int, setup: str) -> int:
         return 0
 
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:

@@ -39,11 +39,11 @@ class Oxford(Benchmark):
     def main_setups(self) -> tuple[str, ...]:
         return ("original",)
 
-    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+    def verdicts(self, query: int, rows: NDArray[np.int64], setup: str) -> NDArray[np.int8]:
         gnd = self.gnd[query]
         return np.isin(rows, gnd["good"] + gnd["ok"]).astype(np.int8) - np.isin(rows, gnd["junk"])
 
-    def positives(self, query: int) -> int:
+    def positives(self, query: int, setup: str) -> int:
         return len(self.gnd[query]["good"]) + len(self.gnd[query]["ok"])
 
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:

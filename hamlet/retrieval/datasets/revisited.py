@@ -14,6 +14,7 @@ from hamlet.images import ImageList
 from hamlet.retrieval.datasets.benchmark import Benchmark, Pictures, Ranking
 from hamlet.retrieval.datasets.files import check_images, find_folder, is_box, load_plain_pickle, read_lines
 from hamlet.retrieval.metrics import Scores, revisited_per_query
+from hamlet.retrieval.metrics.buildings import REVISITED
 
 NAMES = ("roxford5k", "rparis6k")
 _DISTRACTORS = "revisitop1m"
@@ -39,12 +40,17 @@ class Revisited(Benchmark):
     def main_setups(self) -> tuple[str, ...]:
         return ("medium",)
 
-    def verdicts(self, query: int, rows: NDArray[np.int64]) -> NDArray[np.int8]:
-        gnd = self.gnd[query]
-        return np.isin(rows, gnd["easy"] + gnd["hard"]).astype(np.int8) - np.isin(rows, gnd["junk"])
+    @property
+    def setups(self) -> tuple[str, ...]:
+        return tuple(REVISITED)
 
-    def positives(self, query: int) -> int:
-        return len(self.gnd[query]["easy"]) + len(self.gnd[query]["hard"])
+    def verdicts(self, query: int, rows: NDArray[np.int64], setup: str) -> NDArray[np.int8]:
+        right, junk = ([row for kind in kinds for row in self.gnd[query][kind]] for kinds in REVISITED[setup])
+        return np.isin(rows, right).astype(np.int8) - np.isin(rows, junk)
+
+    def positives(self, query: int, setup: str) -> int:
+        right, _ = REVISITED[setup]
+        return sum(len(self.gnd[query][kind]) for kind in right)
 
     def per_query(self, ranking: Ranking, ks: Sequence[int]) -> dict[str, Scores]:
         return revisited_per_query(ranking.rows, [self.gnd[query] for query in ranking.queries], ks)
