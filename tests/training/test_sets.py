@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from hamlet.cli import app
 from hamlet.retrieval.datasets import load_landmark_training
 from hamlet.training import Curriculum, FolderDataset, load_recipe
+from hamlet.training.dry_run import dry_run
 from hamlet.training.landmarks import LandmarkDataset
 from hamlet.training.recipe import AugmentRecipe
 from hamlet.training.run import train_recipe, try_recipe
@@ -22,7 +24,7 @@ from hamlet.training.tars import TarDataset
 from hamlet.training.teach import teach
 from tests.training.test_clip import Counting
 from tests.training.test_data import STILL, picture
-from tests.training.tiny import recipe
+from tests.training.tiny import Blobs, make, recipe
 
 SHORT = ["steps=4", "batch_size=4", "image_size=64", "optimizer.warmup=1", "data.workers=0", "data.samples_per_class=1"]
 SMALL = [*SHORT, "model.name=gem_mobilenetv3_small", "model.descriptor_dim=8"]
@@ -191,7 +193,9 @@ def test_dry_run_tells_and_keeps_nothing(photos: Path, tmp_path: Path) -> None:
     stages = "stages=[{until: 0.5, image_size: 32}, {}]"
     found, _ = try_recipe(load_recipe("folder", [*SMALL, stages, f"data.root={photos}"]), out, progress=False)
     assert (found.samples, found.classes, found.steps) == (6, 2, [2, 2])
-    assert found.total_seconds == pytest.approx(2 * sum(sum(parts.values()) for parts in found.seconds))
+    for parts, whole in zip(found.seconds, found.step_seconds, strict=True):
+        assert 0.5 * whole < sum(parts.values()) <= whole
+    assert found.total_seconds == pytest.approx(2 * sum(found.step_seconds))
     assert found.checkpoint > 4 * found.parameters
     assert found.memory > 2**26
     assert not out.exists()
@@ -199,6 +203,19 @@ def test_dry_run_tells_and_keeps_nothing(photos: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "parameters" in shown.stdout
     assert not out.exists()
+
+
+def test_dry_run_waits_until_a_loader_that_is_too_slow_shows(tmp_path: Path) -> None:
+    class Slow(Blobs):
+        def __getitem__(self, key: tuple[int, int, int]) -> torch.Tensor:
+            time.sleep(0.05)
+            return super().__getitem__(key)
+
+    chosen = recipe("stages=[{}]", "data.workers=2", "curriculum.difficulty=none", "batch_size=4")
+    found = dry_run(make(), chosen, Slow(), out=tmp_path)
+    # Two workers take 0.2 s a batch each.
+    assert found.step_seconds[0] == pytest.approx(0.1, rel=0.5)
+    assert found.seconds[0]["data"] > 0.5 * found.step_seconds[0]
 
 
 def test_demo_writes_its_photographs_as_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
