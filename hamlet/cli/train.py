@@ -77,7 +77,9 @@ def tell(found: DryRun, skipped: Sequence[tuple[str, str]]) -> None:
         "a step, seconds",
         ("stage", "steps", *parts, "all"),
         [
-            (str(stage), str(steps), *(f"{each[part]:.3f}" for part in parts), f"{sum(each.values()):.3f}")
-            for stage, (steps, each) in enumerate(zip(found.steps, found.seconds, strict=True))
+            (str(stage), str(steps), *(f"{each[part]:.3f}" for part in parts), f"{whole:.3f}")
+            for stage, (steps, each, whole) in enumerate(
+                zip(found.steps, found.seconds, found.step_seconds, strict=True)
+            )
         ],
     )

@@ -20,7 +20,7 @@ from hamlet.files import write_json
 from hamlet.models import UNAVAILABLE, Model, load_checkpoint
 from hamlet.retrieval.shards import alone_in
 from hamlet.training import Recipe, build_model, train
-from hamlet.training.state import HARMLESS, identity
+from hamlet.training.state import HARMLESS, check_same, identity
 
 
 def compare(task: Task, runs: Sequence[Run], out: Path, *, progress: bool = True) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def measure_run(task: Task, recipe: Recipe, folder: Path, *, progress: bool = Tr
             _measure(task, model, path, {"identity": who, "seed": recipe.seed})
             processes.wait_for_all()
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _check_same(path, kept["identity"], who)
+        check_same(path, kept["identity"], who)
         # Four times as large as the model, and of no more use.
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     return kept
@@ -120,13 +120,3 @@ def _identity(model: Model, task: Task, recipe: Recipe) -> dict[str, Any]:
     deciding = {name: value for name, value in training.items() if name not in HARMLESS}
     who: dict[str, Any] = json.loads(json.dumps({**deciding, "test": task.test, "longest side": task.cost_size}))
     return who
-
-
-def _check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [
-        f"{name.removeprefix('recipe.')}={before.get(name)!r} (now {now.get(name)!r})"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
-    if differing:
-        raise ValueError(f"out: {path} is of a run with {', '.join(differing)}; give the same, or another folder")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from hamlet.files import replacing, write_json
+from hamlet import processes
+from hamlet.files import write_json
 from hamlet.models import load_checkpoint
+from hamlet.training.ablation_report import Row, write_results
+from hamlet.training.loop import train
 from hamlet.training.recipe import ModelRecipe, Recipe, StageRecipe
-from hamlet.training.run import held_out, train_recipe
+from hamlet.training.run import build_model, held_out, load_teacher, training_set
+from hamlet.training.state import check_same, identity
 
 
 def _without_part(name: str) -> Callable[[Recipe], Recipe]:
@@ -50,23 +53,6 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
 """What each row of the table changes in the recipe."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A variant's mAP with each seed, on the pictures held out, of the weights at the end of training."""
-
-    variant: str
-    maps: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return statistics.mean(self.maps)
-
-    @property
-    def deviation(self) -> float:
-        """The sample standard deviation over the seeds; NaN with one."""
-        return statistics.stdev(self.maps) if len(self.maps) > 1 else float("nan")
-
-
 def ablate(
     recipe: Recipe,
     out: str | Path,
@@ -78,62 +64,52 @@ def ablate(
     """Train each variant of a recipe with each seed, and measure what is held out (``data.validation``).
 
     All variants of a seed come before the next seed, so a table begun is worth reading. A run that was stopped goes on,
-    and one that is done is not trained again. ``out`` gets a folder for each run, results.json and table.md, written
-    anew after each run.
+    and one that is done is not trained again. ``out`` gets a folder for each run, and after each run anew
+    results.json, table.md and table.png.
+
+    Args:
+        recipe: of :func:`hamlet.training.load_recipe`; its seed is not used.
+        out: the folder, made where it is missing.
+        seeds: of weights, order and views.
+        variants: some of :data:`VARIANTS`, "HAMLET" first, since the others are compared with it.
+        progress: show on stderr what is being done.
 
     Raises:
         ValueError: a variant that there is not, one that changes nothing in this recipe, no seeds, no
-            ``data.validation``, or anything that training refuses.
+            ``data.validation``, several processes, a folder that holds runs of another recipe, teacher or set of
+            pictures, or anything that training refuses.
     """
+    if processes.count() > 1:
+        raise ValueError(f"processes: got {processes.count()}, expected one, as the runs of an ablation are not shared")
     out = Path(out)
-    recipes = _recipes(recipe, seeds, variants)
+    recipes = _recipes(recipe, seeds, tuple(variants))
     console = Console(stderr=True, quiet=not progress)
-    found: dict[str, list[float]] = {variant: [] for variant in variants}
     measure = held_out(recipe, progress=progress)
-    for (seed, variant), changed in recipes.items():
+    teacher = load_teacher(recipe)
+    dataset = training_set(recipe, teacher, progress=progress)
+    found: dict[str, list[float]] = {variant: [] for variant in variants}
+    for number, ((seed, variant), changed) in enumerate(recipes.items(), start=1):
         folder = out / f"{variant.lower().replace(' ', '-')}-{seed}"
-        score = _read_score(folder)
+        model = build_model(changed)
+        who = {**identity(model, changed, dataset, teacher), "held out": measure.digest}
+        score = _read_score(folder / "score.json", who)
         if score is None:
-            console.print(f"{variant}, seed {seed}")
-            train_recipe(changed, folder, progress=progress)
+            console.print(f"{number} of {len(recipes)}: {variant}, seed {seed}")
+            train(model, changed, dataset, out=folder, teacher=teacher, progress=progress)
             # From the file, as anyone else would: the same whether the run ended just now or before.
             score = measure(load_checkpoint(folder / "model.pt")[0])
-            write_json(folder / "score.json", {"map": score})
+            write_json(folder / "score.json", {"map": score, "identity": who})
         found[variant].append(score)
         rows = [Row(name, tuple(maps)) for name, maps in found.items() if maps]
-        write_json(out / "results.json", [{"variant": row.variant, "map": row.maps} for row in rows])
-        with replacing(out / "table.md") as file:
-            file.write(table(rows).encode())
+        write_results(out, rows, recipe, seeds)
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, mAP in percent; differences are from the first row, seed by seed.
-
-    Example:
-        >>> print(table([Row("HAMLET", (0.5, 0.52)), Row("no ACSA", (0.47, 0.51))]))
-        | | mAP | deviation | difference | its deviation | seeds |
-        |---|---|---|---|---|---|
-        | HAMLET | 51.00 | 1.41 | | | 2 |
-        | no ACSA | 49.00 | 2.83 | -2.00 | 1.41 | 2 |
-        <BLANKLINE>
-    """
-    lines = ["| | mAP | deviation | difference | its deviation | seeds |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        apart = ("", "")
-        if row is not rows[0]:
-            # The same seed is the same order of samples, so the differences vary less than the figures.
-            pairs = zip(row.maps, rows[0].maps, strict=False)
-            difference = Row("", tuple(one - other for one, other in pairs))
-            apart = (f" {100 * difference.mean:+.2f}", f" {100 * difference.deviation:.2f}")
-        figures = f"{100 * row.mean:.2f} | {100 * row.deviation:.2f} |{apart[0]} |{apart[1]} | {len(row.maps)}"
-        lines.append(f"| {row.variant} | {figures} |")
-    return "\n".join(lines) + "\n"
-
-
-def _recipes(recipe: Recipe, seeds: Sequence[int], variants: Sequence[str]) -> dict[tuple[int, str], Recipe]:
+def _recipes(recipe: Recipe, seeds: Sequence[int], variants: tuple[str, ...]) -> dict[tuple[int, str], Recipe]:
     if unknown := [name for name in variants if name not in VARIANTS]:
         raise ValueError(f"variants: got {', '.join(unknown)}, expected some of {', '.join(VARIANTS)}")
+    if variants[:1] != ("HAMLET",):
+        raise ValueError(f"variants: got {', '.join(variants) or 'none'}, expected HAMLET first")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: got {tuple(seeds)}, expected at least one, each once")
     changed = {variant: VARIANTS[variant](recipe) for variant in variants}
@@ -142,6 +118,18 @@ def _recipes(recipe: Recipe, seeds: Sequence[int], variants: Sequence[str]) -> d
     return {(seed, variant): replace(changed[variant], seed=seed) for seed in seeds for variant in variants}
 
 
-def _read_score(folder: Path) -> float | None:
-    path = folder / "score.json"
-    return float(json.loads(path.read_text())["map"]) if path.is_file() else None
+def _read_score(path: Path, who: Mapping[str, Any]) -> float | None:
+    """What a run that is done was measured to have; None where it is not done.
+
+    Raises:
+        ValueError: a score of another run, with what differs, or of none.
+    """
+    if not path.is_file():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        score, before = float(kept["map"]), dict(kept["identity"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"out: {path} holds no score of an ablation; remove it to measure again") from error
+    check_same(path, before, who)
+    return score

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -46,7 +48,7 @@ class Clip:
             # Only safetensors: other weight files are pickles.
             self.model: Any = CLIPModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
             self.processor: Any = CLIPProcessor.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, KeyError, TypeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise ValueError(f"clip: {folder} cannot be read ({str(error).strip().splitlines()[0]})") from error
         self.model.eval().to(_device())
         self.name = f"CLIP ({Path(folder).name})"
@@ -85,10 +87,13 @@ class OpenClip:
         if not Path(folder, "open_clip_model.safetensors").is_file():
             raise ValueError(f"clip: {folder} has no open_clip_model.safetensors; other weight files are pickles")
         try:
+            config = json.loads(Path(folder, "open_clip_config.json").read_text(encoding="utf-8"))
+            if "hf_model_name" in config["model_cfg"]["text_cfg"]:
+                raise ValueError("its text tower is one that open_clip fetches, hf_model_name")
             source = f"local-dir:{folder}"
             model, self.preprocess = open_clip.create_model_from_pretrained(source)
             self.tokenizer = open_clip.get_tokenizer(source)
-        except (OSError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
             raise ValueError(f"clip: {folder} cannot be read ({str(error).strip().splitlines()[0]})") from error
         self.model: Any = model.eval().to(_device())
         self.logit_scale = float(model.logit_scale.detach().exp())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -15,7 +16,9 @@ from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import v2
 
+from hamlet import processes
 from hamlet.images import UnreadableImage, inside, list_images, load_image
+from hamlet.training.once import once
 from hamlet.training.recipe import AugmentRecipe
 
 DETAIL = 4
@@ -93,8 +96,7 @@ class PictureSet:
         self.skipped: Sequence[tuple[str, str]] = ()
         self.shapes: Sequence[int] = [0] * len(ids)
         if len(aspects) > 1:
-            with ThreadPoolExecutor() as threads:
-                self.shapes = list(threads.map(lambda name: nearest(aspects, inside(root, name)), ids))
+            self.shapes = once(lambda: _shapes(root, ids, aspects))
         self.views = Views(augment, aspects, self.shapes)
 
     def __len__(self) -> int:
@@ -113,13 +115,15 @@ class FolderDataset(PictureSet):
     """Pictures below a folder, whose subfolders are the classes.
 
     Where all pictures lie in nested subfolders, as ``animals/cats/1.jpg``, the class is the folder at the smallest
-    depth that all of them reach, and the folders above it are the coarser labels, nearest first.
+    depth that all of them reach, and the folders above it are the coarser labels, nearest first. A warning tells of
+    pictures that lie deeper, and which class they are of.
 
     Pictures that cannot be read are found when the set is made and left out.
 
     Args:
         root: the folder.
         augment, aspects: see :class:`PictureSet`.
+        without: pictures to leave out, each with the reason.
         progress: show a bar on stderr.
 
     Attributes:
@@ -139,15 +143,14 @@ class FolderDataset(PictureSet):
         augment: AugmentRecipe,
         aspects: Sequence[float] = (1.0,),
         *,
+        without: Sequence[tuple[str, str]] = (),
         progress: bool = False,
     ) -> None:
         root = Path(root)
         if not root.is_dir():
             raise ValueError(f"data.root: {root} is not a folder")
-        ids, skipped = _scan(root, progress)
-        folders = [PurePosixPath(name).parts[:-1] for name in ids]
-        depth = min(map(len, folders), default=0)
-        names = [["/".join(parts[:length]) for parts in folders] for length in range(depth, 0, -1)]
+        ids, skipped = once(lambda: _scan(root, without, progress))
+        names = levels([str(PurePosixPath(name).parent) for name in ids])
         self.classes = sorted(set(names[0])) if names else []
         if len(self.classes) < 2:
             left_out = f"; left out: {skipped[0][0]} ({skipped[0][1]}), ..." if skipped else ""
@@ -158,6 +161,13 @@ class FolderDataset(PictureSet):
         labels, *hierarchy = [numbered(level) for level in names]
         super().__init__(root, ids, labels, hierarchy, augment, aspects)
         self.skipped = skipped
+        deeper = [name for name in ids if name.count("/") > len(names)]
+        if deeper and processes.rank() == 0:
+            warnings.warn(
+                f"data.root: {len(deeper)} of {len(ids)} pictures lie deeper than others, such as {deeper[0]}; "
+                f"they are of class {'/'.join(deeper[0].split('/')[: len(names)])}",
+                stacklevel=2,
+            )
 
 
 def view_size(image_size: int, aspect: float) -> tuple[int, int]:
@@ -206,30 +216,57 @@ def augmentation(recipe: AugmentRecipe, size: int | tuple[int, int]) -> v2.Compo
     return v2.Compose(steps)
 
 
-def _scan(root: Path, progress: bool) -> tuple[list[str], list[tuple[str, str]]]:
-    """Names of the pictures that can be read, and (name, reason) of the others, both sorted."""
-    images = list_images(root)
+def faults(names: Sequence[str], read: Callable[[str], object], *, progress: bool = False) -> dict[str, str]:
+    """Why pictures cannot be read, of those for which reading raises UnreadableImage."""
 
     def fault(name: str) -> str | None:
-        if "/" not in name:
-            return "it lies in no subfolder, so it has no class"
         try:
-            # A JPEG that is to be tiny is decoded fast, and all of the file is read all the same.
-            load_image(images.path(name), 1)
+            read(name)
         except UnreadableImage as error:
             return str(error)
         return None
 
-    names = images.names
     with ThreadPoolExecutor() as threads:
-        faults = threads.map(fault, names)
-        shown = track(faults, "checking pictures", len(names), console=Console(stderr=True), disable=not progress)
-        found = dict(zip(names, shown, strict=True))
-    left_out = [*images.skipped, *((name, why) for name, why in found.items() if why)]
-    return [name for name in names if found[name] is None], sorted(left_out)
+        found = threads.map(fault, names)
+        shown = track(found, "checking pictures", len(names), console=Console(stderr=True), disable=not progress)
+        return {name: why for name, why in zip(names, shown, strict=True) if why is not None}
+
+
+def left_out(names: Sequence[str], without: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Those of the pictures that are to be left out, and why."""
+    there = set(names)
+    return {name: why for name, why in without if name in there}
+
+
+def levels(names: Sequence[str]) -> list[list[str]]:
+    """The names of classes, as "animals/cats", at the depth that all reach, and of what they are in, nearest first.
+
+    Example:
+        >>> levels(["animals/cats/tabby", "things/cups"])
+        [['animals/cats', 'things/cups'], ['animals', 'things']]
+    """
+    parts = [PurePosixPath(name).parts for name in names]
+    depth = min(map(len, parts), default=0)
+    return [["/".join(each[:length]) for each in parts] for length in range(depth, 0, -1)]
 
 
 def numbered(names: Sequence[str]) -> list[int]:
     """Names as numbers from 0, in their sorted order; the empty name is -1."""
     numbers = {name: number for number, name in enumerate(sorted(set(names) - {""}))} | {"": -1}
     return [numbers[name] for name in names]
+
+
+def _scan(root: Path, without: Sequence[tuple[str, str]], progress: bool) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of the pictures that can be read, and (name, reason) of the others, both sorted."""
+    images = list_images(root)
+    out = dict(images.skipped) | left_out(images.names, without)
+    out |= {name: "it lies in no subfolder, so it has no class" for name in images.names if "/" not in name}
+    todo = [name for name in images.names if name not in out]
+    # A JPEG that is to be tiny is decoded fast, and all of the file is read all the same.
+    out |= faults(todo, lambda name: load_image(images.path(name), 1), progress=progress)
+    return [name for name in todo if name not in out], sorted(out.items())
+
+
+def _shapes(root: Path, ids: Sequence[str], aspects: Sequence[float]) -> list[int]:
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(lambda name: nearest(aspects, inside(root, name)), ids))

@@ -51,6 +51,8 @@ class DataRecipe:
             classes come as they are.
         aspects: widths / heights of views; each picture is seen at the nearest one to its own, and a batch holds
             pictures of one. Every view has the area of a square of ``image_size``, with sides that are multiples of 32.
+        check: read all of "landmarks" or "tars" at the start, and leave out what is broken; a folder's pictures are
+            always read. With a teacher, those that it could not read are left out in any case.
         workers: processes that read pictures; 0 reads them in the training process. Changes no result.
     """
 
@@ -60,6 +62,7 @@ class DataRecipe:
     teacher: str | None = None
     samples_per_class: int = 0
     aspects: tuple[float, ...] = (1.0,)
+    check: bool = False
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -227,7 +230,7 @@ class Recipe:
         seed: of weights, order and views.
         precision: of the model's forward and backward (mixed precision); losses and weights are float32.
         accumulate: parts that a process's share of a batch is taken in, one after another, to save memory. The losses
-            that compare the samples of a batch (hierarchy, consistency) and batch norm see one part at a time.
+            that compare the samples of a batch (hierarchy, consistency), MadaCos and batch norm see one part at a time.
         average: decay of the moving average of the weights, which is then what is validated and saved as the model; 0:
             none.
         activation_checkpointing: forget the backbone's activations and compute them again in the backward: less memory,

@@ -73,23 +73,30 @@ def build_model(recipe: Recipe) -> Any:
         raise ValueError(f"model: {error}") from error
 
 
-def training_set(recipe: Recipe, *, progress: bool = True) -> Pictures:
-    """The pictures below a recipe's ``data.root``, of its kind; ValueError where it names none."""
-    root = recipe.data.root
-    if root is None:
+def training_set(recipe: Recipe, teacher: TeacherCache | None = None, *, progress: bool = True) -> Pictures:
+    """The pictures below a recipe's ``data.root``, of its kind, without those that the teacher failed at.
+
+    Raises:
+        ValueError: no ``data.root``, or what the set refuses.
+    """
+    data = recipe.data
+    if data.root is None:
         raise ValueError("data.root: missing, expected a folder with a subfolder of pictures for each class")
-    if recipe.data.kind == "landmarks":
-        return LandmarkDataset(root, recipe.augment, recipe.data.aspects)
-    if recipe.data.kind == "tars":
-        if recipe.data.aspects != (1.0,):
-            raise ValueError(
-                f"data.aspects: got {recipe.data.aspects}, expected (1.0,) with tars, whose views are square"
-            )
-        return TarDataset(root, recipe.augment, progress=progress)
-    return FolderDataset(root, recipe.augment, recipe.data.aspects, progress=progress)
+    how: dict[str, Any] = {"without": teacher.failures if teacher is not None else (), "progress": progress}
+    if data.kind == "landmarks":
+        return LandmarkDataset(data.root, recipe.augment, data.aspects, check=data.check, **how)
+    if data.kind == "tars":
+        if data.aspects != (1.0,):
+            raise ValueError(f"data.aspects: got {data.aspects}, expected (1.0,) with tars, whose views are square")
+        return TarDataset(data.root, recipe.augment, check=data.check, **how)
+    return FolderDataset(data.root, recipe.augment, data.aspects, **how)
+
+
+def load_teacher(recipe: Recipe) -> TeacherCache | None:
+    """The teacher that a recipe names, if it names one."""
+    return TeacherCache.load(recipe.data.teacher) if recipe.data.teacher is not None else None
 
 
 def _prepare(recipe: Recipe, progress: bool) -> tuple[Any, Pictures, TeacherCache | None]:
-    model = build_model(recipe)
-    teacher = TeacherCache.load(recipe.data.teacher) if recipe.data.teacher is not None else None
-    return model, training_set(recipe, progress=progress), teacher
+    model, teacher = build_model(recipe), load_teacher(recipe)
+    return model, training_set(recipe, teacher, progress=progress), teacher

@@ -21,7 +21,7 @@ HARMLESS = {
     "recipe.checkpoint_every",
     "recipe.validate_every",
     "recipe.curriculum.file",
-    *(f"recipe.data.{name}" for name in ("workers", "root", "teacher", "validation")),
+    *(f"recipe.data.{name}" for name in ("check", "workers", "root", "teacher", "validation")),
 }
 """What may differ when a run is taken up again: speed, and where things lie, as long as pictures keep their names."""
 

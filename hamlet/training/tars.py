@@ -11,6 +11,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,80 +21,119 @@ from torch import Tensor
 
 from hamlet.files import digest_files, write_json
 from hamlet.images import EXTENSIONS, decode_image
-from hamlet.training.data import DETAIL, Views, numbered
+from hamlet.training.data import DETAIL, Views, faults, left_out, levels, numbered
+from hamlet.training.once import once
 from hamlet.training.recipe import AugmentRecipe
 
 INDEX = "index.json"
+VERSION = 2
 
 
 class TarDataset:
     """Pictures in the tars of a folder.
 
-    The index of the tars is kept in ``index.json`` beside them, and made again where a tar has changed. Views are
-    square. Each process reads through files of its own, so the loader's workers do not share a place in them.
+    A picture is known by its name in its tar, so the teacher's cache of a folder serves the tars that were packed from
+    it. A class with slashes, as ``animals/cats``, has coarser ones, as a folder's has. Views are square.
+
+    The index of the tars is kept in ``index.json`` beside them, where that can be written, and made again where a tar
+    has changed. Each process reads through files of its own, so the loader's workers do not share a place in them.
 
     Args:
         root: folder of ``*.tar``.
         augment: random changes of a view.
+        without: pictures to leave out, each with the reason.
+        check: read all pictures, and leave out those that cannot be read.
         progress: show a bar on stderr while the tars are indexed.
 
     Raises:
-        ValueError: no tars, a broken one, samples without a class, or fewer than two classes.
+        ValueError: no tars, a broken one, samples without a class, a name that comes twice, or fewer than two classes.
     """
 
-    hierarchy: Sequence[Sequence[int]] = ()
-    skipped: Sequence[tuple[str, str]] = ()
-
-    def __init__(self, root: str | Path, augment: AugmentRecipe, *, progress: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        augment: AugmentRecipe,
+        *,
+        without: Sequence[tuple[str, str]] = (),
+        check: bool = False,
+        progress: bool = False,
+    ) -> None:
         self.root = Path(root)
-        samples = index_tars(self.root, progress=progress)
-        self.ids = [f"{tar}/{key}" for tar, key, *_ in samples]
-        self.classes = sorted({label for *_, label in samples})
+        samples = once(lambda: index_tars(self.root, progress=progress))
+        self._places = {name: (tar, offset, size) for tar, name, offset, size, _ in samples}
+        if len(self._places) < len(samples):
+            names = [name for _, name, *_ in samples]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"data.root: the tars of {root} hold {twice} twice, expected different names")
+        skipped = left_out(list(self._places), without)
+        if check:
+            todo = [name for name in self._places if name not in skipped]
+            skipped |= once(lambda: faults(todo, lambda name: self._read(name, 1), progress=progress))
+        kept = [(name, label) for _, name, *_, label in samples if name not in skipped]
+        self.ids = [name for name, _ in kept]
+        classes = levels([label for _, label in kept])
+        self.classes = sorted(set(classes[0])) if classes else []
         if len(self.classes) < 2:
             raise ValueError(f"data.root: {root} has {len(self.classes)} classes, expected at least two")
-        self.labels = numbered([label for *_, label in samples])
-        self._places = [(tar, offset, size) for tar, _, offset, size, _ in samples]
-        self.views = Views(augment, (1.0,), [0] * len(samples))
+        self.labels, *self.hierarchy = [numbered(level) for level in classes]
+        self.skipped: Sequence[tuple[str, str]] = sorted(skipped.items())
+        self.views = Views(augment, (1.0,), [0] * len(kept))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
-        tar, offset, size = self._places[key[0]]
+        name = self.ids[key[0]]
         try:
-            with open(self.root / tar, "rb") as file:
-                file.seek(offset)
-                picture = decode_image(io.BytesIO(file.read(size)), DETAIL * key[2])
+            picture = self._read(name, DETAIL * key[2])
         except (OSError, ValueError) as error:
-            raise ValueError(f"{self.ids[key[0]]}: {error}") from error
+            raise ValueError(f"{name}: {error}") from error
         return self.views.render(picture, key)
+
+    def _read(self, name: str, longest_side: int) -> Tensor:
+        tar, offset, size = self._places[name]
+        with open(self.root / tar, "rb") as file:
+            file.seek(offset)
+            return decode_image(io.BytesIO(file.read(size)), longest_side)
 
 
 def index_tars(root: Path, *, progress: bool = False) -> list[list[Any]]:
-    """Where each sample lies: [tar, key, offset, size, class], in the order of the tars' names and of each tar.
+    """Where each picture lies: [tar, name, offset, size, class], in the order of the tars' names and of each tar.
 
     Raises:
         ValueError: no such folder, no tars, a broken one, or a picture without a class.
     """
     if not root.is_dir():
         raise ValueError(f"data.root: {root} is not a folder")
-    names = sorted(path.name for path in root.glob("*.tar"))
-    if not names:
+    tars = sorted(path.name for path in root.glob("*.tar"))
+    if not tars:
         raise ValueError(f"data.root: {root} holds no file that ends in .tar")
-    state = digest_files(root, names)
-    path = root / INDEX
-    if path.is_file():
-        kept = json.loads(path.read_text())
-        if isinstance(kept, dict) and kept.get("state") == state:
-            return list(kept["samples"])
-    shown = track(names, "indexing tars", console=Console(stderr=True), disable=not progress)
-    samples = [[name, *sample] for name in shown for sample in _samples(root / name)]
-    write_json(path, {"state": state, "samples": samples})
+    state = f"{VERSION} {digest_files(root, tars)}"
+    kept = _kept_index(root / INDEX, state, set(tars))
+    if kept is not None:
+        return kept
+    shown = track(tars, "indexing tars", console=Console(stderr=True), disable=not progress)
+    samples = [[tar, *sample] for tar in shown for sample in _samples(root / tar)]
+    # A folder that cannot be written to is indexed at each start.
+    with suppress(OSError):
+        write_json(root / INDEX, {"state": state, "samples": samples})
     return samples
 
 
+def _kept_index(path: Path, state: str, tars: set[str]) -> list[list[Any]] | None:
+    """The index that was kept of tars in this state; None where there is none, or one that is damaged."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        samples: list[list[Any]] = kept["samples"] if kept["state"] == state else []
+        # What is read is read from the folder's tars alone, whatever the file says.
+        whole = all(tar in tars and min(offset, size) >= 0 for tar, _, offset, size, _ in samples)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return samples if samples and whole else None
+
+
 def _samples(path: Path) -> list[tuple[str, int, int, str]]:
-    pictures: dict[str, tuple[int, int]] = {}
+    pictures: dict[str, tuple[str, int, int]] = {}
     classes: dict[str, str] = {}
     try:
         with tarfile.open(path, "r:") as tar:
@@ -105,9 +145,9 @@ def _samples(path: Path) -> list[tuple[str, int, int, str]]:
                 if member.isfile() and kind == "cls" and (content := tar.extractfile(member)) is not None:
                     classes[key] = content.read(1000).decode().strip()
                 elif member.isfile() and f".{kind.lower()}" in EXTENSIONS:
-                    pictures[key] = (member.offset_data, member.size)
+                    pictures[key] = (name.as_posix(), member.offset_data, member.size)
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"data.root: {path} is no tar that can be read ({error})") from error
-    if missing := sorted(pictures.keys() - classes.keys()):
+    if missing := sorted(key for key in pictures if not classes.get(key)):
         raise ValueError(f"data.root: {path} has no class of {len(missing)} pictures, such as {missing[0]}.cls")
-    return [(key, *place, classes[key]) for key, place in pictures.items()]
+    return [(*place, classes[key]) for key, place in pictures.items()]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -18,9 +19,11 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from hamlet import processes
 from hamlet.files import digest_files, remove_parts, replacing, write_json
 from hamlet.images import ImageList, UnreadableImage, list_images, load_image
 from hamlet.training.clip import ImageTextModel, load_clip
@@ -34,7 +37,7 @@ Prototypes = Literal["classes", "captions", "none"]
 
 def teach(
     folder: str | Path,
-    pictures: str | Path,
+    pictures: str | Path | ImageList,
     out: str | Path,
     *,
     captions: dict[str, str] | None = None,
@@ -51,7 +54,8 @@ def teach(
 
     Args:
         folder: of the CLIP model, in transformers' or open_clip's format.
-        pictures: a folder or a list; see :func:`hamlet.images.list_images`.
+        pictures: a folder or a list, see :func:`hamlet.images.list_images`; or what such a list holds, as
+            :func:`hamlet.retrieval.datasets.load_landmark_training` finds.
         out: folder of the cache, which :meth:`TeacherCache.load` reads.
         captions: picture -> caption; see :func:`hamlet.training.read_captions`.
         prototypes: "classes": the name of each picture's folder, put into ``template``; "captions": the mean direction
@@ -65,10 +69,15 @@ def teach(
         The cache, and (name, reason) of the pictures that have no row.
 
     Raises:
-        ValueError: arguments out of range, or a folder that holds the cache of something else.
+        ValueError: arguments out of range, captions of none of the pictures, several processes, or a folder that holds
+            the cache of something else.
     """
     _check(captions, prototypes, template, shard_size)
-    images, out = list_images(pictures), Path(out)
+    images, out = pictures if isinstance(pictures, ImageList) else list_images(pictures), Path(out)
+    if captions is not None and captions.keys().isdisjoint(images.names):
+        raise ValueError(
+            f"captions: none of {len(captions)} is of a picture of {images.root}, whose names are as {images.names[0]}"
+        )
     settings = {
         "teacher": _digest_teacher(Path(folder)),
         "pictures": digest_files(images.root, images.names),
@@ -87,6 +96,8 @@ def teach(
 
 
 def _check(captions: dict[str, str] | None, prototypes: Prototypes, template: str, shard_size: int) -> None:
+    if processes.count() > 1:
+        raise ValueError(f"processes: got {processes.count()}, expected one, as a teacher's work is not shared")
     if shard_size < 1:
         raise ValueError(f"shard_size: got {shard_size}, expected 1 or more")
     if prototypes not in ("classes", "captions", "none"):
@@ -104,10 +115,8 @@ def _write_shard(
     rows: list[Tensor] = []
     failed: dict[str, str] = {}
     with ThreadPoolExecutor() as threads:
-        for start in range(places.start, places.stop, BATCH):
-            batch = range(start, min(start + BATCH, places.stop))
-            read = threads.map(lambda place: _read(images, place), batch)
-            found = dict(zip(batch, read, strict=True))
+        batches = [places[start : start + BATCH] for start in range(0, len(places), BATCH)]
+        for found in _read_ahead(images, batches, threads):
             failed |= {str(place): why for place, why in found.items() if isinstance(why, str)}
             pixels = {place: picture for place, picture in found.items() if isinstance(picture, Tensor)}
             for place, row in zip(pixels, model.images(list(pixels.values())) if pixels else (), strict=True):
@@ -123,6 +132,20 @@ def _write_shard(
         tensors["captions"] = _embed_captions(model, [captions.get(images.names[place]) for place in kept], tensors)
     with replacing(_shard(out, places.start)) as file:
         file.write(save(tensors, metadata={"failed": json.dumps(failed)}))
+
+
+def _read_ahead(
+    images: ImageList, batches: Sequence[range], threads: ThreadPoolExecutor
+) -> Iterator[dict[int, Tensor | str]]:
+    """The pictures of each batch by their places; while the teacher looks at one, the next is read."""
+
+    def begin(batch: range) -> Iterator[Tensor | str]:
+        return threads.map(lambda place: _read(images, place), batch)
+
+    ahead = begin(batches[0])
+    for batch, following in zip_longest(batches, batches[1:], fillvalue=range(0)):
+        now, ahead = ahead, begin(following)
+        yield dict(zip(batch, now, strict=True))
 
 
 def _embed_captions(model: ImageTextModel, texts: Sequence[str | None], tensors: dict[str, Tensor]) -> Tensor:
@@ -150,9 +173,12 @@ def _finish(
     described: dict[str, list[Tensor]] = {}
     shards = [_shard(out, start) for start in range(0, len(images), manifest["shard_size"])]
     for path in shards:
-        tensors = load_file(path)
+        try:
+            tensors, failed = load_file(path), _failed(path)
+        except SafetensorError as error:
+            raise ValueError(f"out: {path} is damaged ({error}); remove it, and it is made again") from error
         kept = [images.names[place] for place in tensors["places"].tolist()]
-        failures += [[images.names[int(place)], why] for place, why in _failed(path).items()]
+        failures += [[images.names[int(place)], why] for place, why in failed.items()]
         names += kept
         for name, row in zip(kept, tensors.get("captions", ()), strict=False):
             if row.any():
@@ -165,6 +191,8 @@ def _finish(
         texts = [template.format(name.replace("_", " ").replace("-", " ")) for name in sorted(set(map(_class, names)))]
         rows = torch.cat([model.texts(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)])
     elif prototypes == "captions":
+        if not described:
+            raise ValueError(f"captions: none is of a picture of {images.root} that can be read")
         rows = torch.stack([torch.stack(described[name]).mean(0) for name in sorted(described)])
     if prototypes != "none":
         with replacing(out / "texts.safetensors") as file:
@@ -222,8 +250,6 @@ def _shard(out: Path, start: int) -> Path:
 
 
 def _failed(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         failed: dict[str, str] = json.loads((file.metadata() or {}).get("failed", "{}"))
     return failed

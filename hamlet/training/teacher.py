@@ -39,6 +39,7 @@ class TeacherCache:
             and prototypes give.
         logit_scale: the teacher's inverse temperature, which CLIP learns.
         name: which teacher it was.
+        failures: (picture, reason) of those that have no row, which training leaves out.
 
     Raises:
         ValueError: shapes that do not agree, ids that come twice, or numbers that are not finite.
@@ -56,6 +57,7 @@ class TeacherCache:
     logits: Tensor | None = None
     logit_scale: float = 100.0
     name: str = ""
+    failures: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         count, width = len(self.ids), self.embeddings.shape[-1]
@@ -121,7 +123,7 @@ class TeacherCache:
         """Write the cache as a safetensors file, in one step."""
         named = {name: getattr(self, name) for name in ("embeddings", "prototypes", "captions", "logits")}
         tensors = {name: tensor.contiguous() for name, tensor in named.items() if tensor is not None}
-        plain = json.dumps({"ids": self.ids, "logit_scale": self.logit_scale, "name": self.name})
+        plain = json.dumps({each: getattr(self, each) for each in ("ids", "logit_scale", "name", "failures")})
         metadata = {"format": FORMAT, "version": "1", "plain": plain}
         with replacing(path) as file:
             file.write(save(tensors, metadata=metadata))
@@ -146,7 +148,10 @@ class TeacherCache:
         if metadata.get("format") != FORMAT or metadata.get("version") != "1":
             raise ValueError(f"teacher: {path} was not written by TeacherCache.save")
         plain = json.loads(metadata["plain"])
-        return cls(ids=tuple(plain["ids"]), logit_scale=plain["logit_scale"], name=plain["name"], **tensors)
+        failures = tuple((name, why) for name, why in plain.get("failures", ()))
+        return cls(
+            ids=tuple(plain["ids"]), logit_scale=plain["logit_scale"], name=plain["name"], failures=failures, **tensors
+        )
 
 
 def load_folder(folder: Path) -> TeacherCache:
@@ -181,6 +186,7 @@ def load_folder(folder: Path) -> TeacherCache:
         prototypes=prototypes,
         logit_scale=manifest["logit_scale"],
         name=manifest["name"],
+        failures=tuple((name, why) for name, why in manifest["failures"]),
         **rows,
     )
 

@@ -19,6 +19,7 @@ from hamlet.images import load_image
 from hamlet.retrieval.cost import evaluating
 from hamlet.retrieval.metrics import labelled_per_query, mean
 from hamlet.training.data import FolderDataset
+from hamlet.training.once import once
 from hamlet.training.recipe import AugmentRecipe
 
 BATCH = 32
@@ -51,7 +52,7 @@ class FolderValidation:
         if np.bincount(self.labels).max() < 2:
             raise ValueError(f"data.validation: {root} has one picture a class, expected two or more in some")
         self.longest_side = longest_side
-        self.digest = self._digest()
+        self.digest = once(self._digest)
 
     def __call__(self, model: nn.Module) -> float:
         state: Any = PartialState()

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from hamlet.cli import app
 from hamlet.training import TeacherCache
 from hamlet.training.clip import Clip, OpenClip, load_clip
 from hamlet.training.teach import teach
@@ -186,6 +188,38 @@ def test_a_cache_of_something_else_is_refused(photos: Path, tmp_path: Path) -> N
             make(**settings)
 
 
+def test_captions_of_other_pictures_and_damaged_shards_are_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+
+    def make(most: int = 100, **settings: Any) -> Any:
+        how: dict[str, Any] = {"load": lambda _: Counting(most), "shard_size": 1, "progress": False, **settings}
+        return teach(tmp_path / "model", photos, tmp_path / "c", **how)
+
+    with pytest.raises(ValueError, match=r"captions: none of 1 is of a picture of .*, whose names are as black_cat/1"):
+        make(captions={"1.png": "a cat"})
+    captions = {"dog/broken.png": "a dog that is not there"}
+    with pytest.raises(ValueError, match=r"captions: none is of a picture of .* that can be read"):
+        make(captions=captions, prototypes="captions")
+    shard = next((tmp_path / "c" / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=f"{shard.name} is damaged"):
+        make(captions=captions, prototypes="captions")
+
+
+def test_several_processes_are_refused(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="processes: got 2, expected one"):
+        teach(tmp_path, photos, tmp_path / "cache", load=lambda _: Counting(), progress=False)
+
+
+def test_landmarks_have_no_prototypes_of_folders(tmp_path: Path) -> None:
+    line = ["teach", str(tmp_path), str(tmp_path), "--kind", "landmarks", "--out", str(tmp_path / "cache")]
+    shown = CliRunner().invoke(app, line)
+    assert shown.exit_code == 1
+    assert "prototypes: got classes, expected none with landmarks" in shown.stderr
+    assert "'none'" in CliRunner().invoke(app, [*line, "--prototypes", "colours"]).stderr
+
+
 def test_prototypes_from_captions_are_their_means(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     captions = {"black_cat/1.png": "aaa", "black_cat/2.png": "b", "dog/1.png": "cc"}
@@ -207,3 +241,15 @@ def test_other_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     torch.save({}, tmp_path / "pytorch_model.bin")  # a pickle, which is not read
     with pytest.raises(ValueError, match="cannot be read"):
         Clip(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="cannot be read"):
+        Clip(tmp_path)
+
+
+def test_open_clip_fetches_nothing(open_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((open_folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_model_name"] = "someone/text-tower"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    (tmp_path / "open_clip_model.safetensors").write_bytes((open_folder / "open_clip_model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"cannot be read .*open_clip fetches"):
+        load_clip(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ STILL = AugmentRecipe(scale=(1.0, 1.0), ratio=(1.0, 1.0), color=0.0, flip=0.0, g
 def picture(path: Path, value: int = 128, size: tuple[int, int] = (20, 16)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value, 0, 0)).save(path)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:data.root. 1 of 4 pictures lie deeper")
 
 
 @pytest.fixture
@@ -44,6 +48,15 @@ def test_nested_folders_are_a_hierarchy(tmp_path: Path) -> None:
     assert dataset.classes == ["animal/cat/tabby", "animal/dog/pug", "thing/cup/tea"]
     assert list(dataset.labels) == [0, 0, 1, 2]
     assert dataset.hierarchy == [[0, 0, 1, 2], [0, 0, 0, 1]]
+
+
+def test_pictures_that_lie_deeper_are_told_of(folder: Path) -> None:
+    with pytest.warns(UserWarning, match=r"1 of 4 pictures lie deeper .* c/deep/1\.png; they are of class c"):
+        FolderDataset(folder, AugmentRecipe())
+    (folder / "c/deep/1.png").rename(folder / "c/1.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FolderDataset(folder, AugmentRecipe())
 
 
 def test_folders_of_one_name_are_different_classes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hamlet.cli import app
+from hamlet.retrieval.datasets import load_landmark_training
 from hamlet.training import Curriculum, FolderDataset, load_recipe
+from hamlet.training.dry_run import dry_run
 from hamlet.training.landmarks import LandmarkDataset
 from hamlet.training.recipe import AugmentRecipe
 from hamlet.training.run import train_recipe, try_recipe
 from hamlet.training.tars import TarDataset
+from hamlet.training.teach import teach
+from tests.training.test_clip import Counting
 from tests.training.test_data import STILL, picture
-from tests.training.tiny import recipe
+from tests.training.tiny import Blobs, make, recipe
 
 SHORT = ["steps=4", "batch_size=4", "image_size=64", "optimizer.warmup=1", "data.workers=0", "data.samples_per_class=1"]
 SMALL = [*SHORT, "model.name=gem_mobilenetv3_small", "model.descriptor_dim=8"]
@@ -42,28 +47,85 @@ def test_landmarks_with_their_coarser_labels(tmp_path: Path) -> None:
     train_recipe(load_recipe("folder", run), tmp_path / "run", progress=False)
 
 
-def test_tars_of_webdataset_give_the_views_of_a_folder(photos: Path, tmp_path: Path) -> None:
+def test_broken_landmarks_are_left_out_by_the_teacher_or_by_a_check(tmp_path: Path) -> None:
+    names = {name: f"{name[0]}/{name[1]}/{name[2]}/{name}.jpg" for name in ("0a1b", "1a1b", "2a1b", "3a1b", "4a1b")}
+    for place, name in enumerate(names.values()):
+        picture(tmp_path / "train" / name, 40 * place)
+    (tmp_path / "train_clean.csv").write_text("landmark_id,images\n70,0a1b 1a1b\n9,2a1b\n5,3a1b\n")
+    for name in ("1a1b", "3a1b"):
+        (tmp_path / "train" / names[name]).write_bytes(b"\xff\xd8 torn")
+    (tmp_path / "clip").mkdir()
+    asked = Counting()
+    images = load_landmark_training(tmp_path).images
+    teach(tmp_path / "clip", images, tmp_path / "cache", prototypes="none", load=lambda _: asked, progress=False)
+    # 4a1b is not among the clean ones, two are broken.
+    assert asked.asked == 2
+
+    taught = f"data.teacher={tmp_path / 'cache'}"
+    run = [*SMALL, f"data.root={tmp_path}", "data.kind=landmarks"]
+    for place, more in enumerate(([taught, "stages=[{distillation: 1, alpha: 0}]"], ["data.check=true"])):
+        _, dataset = train_recipe(load_recipe("folder", [*run, *more]), tmp_path / f"{place}", progress=False)
+        assert dataset.ids == [names["0a1b"], names["2a1b"]]
+        assert list(dataset.labels) == [1, 0]
+        assert [name for name, why in dataset.skipped if why] == [names["1a1b"], names["3a1b"]]
+    with pytest.raises(ValueError, match=names["1a1b"]):
+        train_recipe(load_recipe("folder", run), tmp_path / "unchecked", progress=False)
+
+
+def write_tars(photos: Path, out: Path, prefix: str = "") -> list[str]:
+    """Three pictures a tar, their classes below a prefix; the pictures' names."""
     webdataset = pytest.importorskip("webdataset")
     names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
-    (tmp_path / "tars").mkdir()
+    out.mkdir()
     for shard in range(2):
-        with webdataset.TarWriter(str(tmp_path / "tars" / f"{shard}.tar")) as tar:
+        with webdataset.TarWriter(str(out / f"{shard}.tar")) as tar:
             for name in names[3 * shard : 3 * shard + 3]:
-                label = name.split("/")[0]
+                label = prefix + name.split("/")[0]
                 key = name.removesuffix(".png")
                 tar.write({"__key__": key, "png": (photos / name).read_bytes(), "cls": label.encode()})
-    packed, plain = TarDataset(tmp_path / "tars", AugmentRecipe()), FolderDataset(photos, AugmentRecipe())
+    return names
+
+
+def test_tars_of_webdataset_give_the_views_of_a_folder_and_follow_its_teacher(photos: Path, tmp_path: Path) -> None:
+    (photos / "dark" / "1.png").write_bytes(b"\x89PNG torn")
+    names = write_tars(photos, tmp_path / "tars")
+    packed = TarDataset(tmp_path / "tars", AugmentRecipe(), check=True)
+    plain = FolderDataset(photos, AugmentRecipe())
+    names.remove("dark/1.png")
+    assert packed.ids == plain.ids == names
     assert list(packed.labels) == list(plain.labels)
-    assert packed.ids[0] == "0.tar/dark/0"
-    for sample in range(6):
+    assert packed.skipped == plain.skipped
+    for sample in range(5):
         assert torch.equal(packed[sample, 3, 32], plain[sample, 3, 32])
-    index = tmp_path / "tars" / "index.json"
+    (tmp_path / "clip").mkdir()
+    teach(tmp_path / "clip", photos, tmp_path / "cache", load=lambda _: Counting(), progress=False)
+    taught = [f"data.teacher={tmp_path / 'cache'}", "stages=[{distillation: 1}]"]
+    run = [*SMALL, *taught, f"data.root={tmp_path / 'tars'}", "data.kind=tars"]
+    train_recipe(load_recipe("folder", run), tmp_path / "run", progress=False)
+
+
+def test_tars_are_indexed_once_and_their_classes_may_have_coarser_ones(photos: Path, tmp_path: Path) -> None:
+    tars, index = tmp_path / "tars", tmp_path / "tars" / "index.json"
+    write_tars(photos, tars, prefix="shade/")
+    first = TarDataset(tars, AugmentRecipe())
+    assert first.classes == ["shade/dark", "shade/light"]
+    assert [list(level) for level in first.hierarchy] == [[0] * 6]
     before = index.read_bytes()
-    TarDataset(tmp_path / "tars", AugmentRecipe())
+    TarDataset(tars, AugmentRecipe())
     assert index.read_bytes() == before
-    (tmp_path / "tars" / "2.tar").write_bytes(b"no tar")
+    # What a damaged or a foreign index says is not believed, least of all where to read.
+    elsewhere = before.replace(b'"0.tar"', b'"../0.tar"')
+    assert elsewhere != before
+    for wrong in (before[:-9], b"[]", elsewhere):
+        index.write_bytes(wrong)
+        assert TarDataset(tars, AugmentRecipe()).ids == first.ids
+        assert index.read_bytes() == before
+    (tars / "2.tar").write_bytes((tars / "1.tar").read_bytes())
+    with pytest.raises(ValueError, match=r"hold light/0\.png twice"):
+        TarDataset(tars, AugmentRecipe())
+    (tars / "2.tar").write_bytes(b"no tar")
     with pytest.raises(ValueError, match=r"2\.tar is no tar that can be read"):
-        TarDataset(tmp_path / "tars", AugmentRecipe())
+        TarDataset(tars, AugmentRecipe())
 
 
 def pass_over(curriculum: Curriculum) -> list[Any]:
@@ -131,7 +193,9 @@ def test_dry_run_tells_and_keeps_nothing(photos: Path, tmp_path: Path) -> None:
     stages = "stages=[{until: 0.5, image_size: 32}, {}]"
     found, _ = try_recipe(load_recipe("folder", [*SMALL, stages, f"data.root={photos}"]), out, progress=False)
     assert (found.samples, found.classes, found.steps) == (6, 2, [2, 2])
-    assert found.total_seconds == pytest.approx(2 * sum(sum(parts.values()) for parts in found.seconds))
+    for parts, whole in zip(found.seconds, found.step_seconds, strict=True):
+        assert 0.5 * whole < sum(parts.values()) <= whole
+    assert found.total_seconds == pytest.approx(2 * sum(found.step_seconds))
     assert found.checkpoint > 4 * found.parameters
     assert found.memory > 2**26
     assert not out.exists()
@@ -139,6 +203,19 @@ def test_dry_run_tells_and_keeps_nothing(photos: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "parameters" in shown.stdout
     assert not out.exists()
+
+
+def test_dry_run_waits_until_a_loader_that_is_too_slow_shows(tmp_path: Path) -> None:
+    class Slow(Blobs):
+        def __getitem__(self, key: tuple[int, int, int]) -> torch.Tensor:
+            time.sleep(0.05)
+            return super().__getitem__(key)
+
+    chosen = recipe("stages=[{}]", "data.workers=2", "curriculum.difficulty=none", "batch_size=4")
+    found = dry_run(make(), chosen, Slow(), out=tmp_path)
+    # Two workers take 0.2 s a batch each.
+    assert found.step_seconds[0] == pytest.approx(0.1, rel=0.5)
+    assert found.seconds[0]["data"] > 0.5 * found.step_seconds[0]
 
 
 def test_demo_writes_its_photographs_as_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
