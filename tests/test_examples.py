@@ -57,6 +57,24 @@ def test_a_dynamic_resnet_begins_as_the_static_one_and_learns_filters_for_each_p
             torch.testing.assert_close(layer(x)[b : b + 1], expected, rtol=1e-3, atol=1e-4)
 
 
+@torch.no_grad()
+def test_a_convolution_that_pads_otherwise_stays_as_it_is() -> None:
+    kept = [
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 3, padding=1, dilation=2),
+        nn.Conv2d(4, 4, 3, padding=1, stride=(1, 2)),
+    ]
+    replaced = [nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=2, dilation=2, stride=2, groups=2)]
+    model = nn.Sequential(*kept, *replaced)
+    picture = torch.rand(2, 4, 23, 26)
+    before = model(picture)
+    assert load("dynamic_resnet").make_dynamic(model) is model
+    assert [isinstance(each, nn.Conv2d) for each in model] == [True] * len(kept) + [False] * len(replaced)
+    torch.testing.assert_close(model(picture), before, rtol=1e-4, atol=1e-5)
+
+
 def test_levels_of_the_neck_talk_within_their_windows() -> None:
     neck = load("pyramid_neck").PyramidNeck([4, 6], [8, 16], width=8, heads=2, window=16.0)
     fine = torch.randn(1, 4, 12, 12, requires_grad=True)

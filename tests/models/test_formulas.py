@@ -265,3 +265,33 @@ def test_spca_is_finite_beside_a_much_longer_picture() -> None:
     context = SpatialContext(8, width=4, tokens=2)
     found = context(features(2, 130, 1, 8), torch.tensor([[1, 1], [130, 1]]))
     assert found.isfinite().all()
+
+
+@torch.no_grad()
+def test_spca_context_stays_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    context = SpatialContext(12, 8, 4)
+    context.means.normal_(std=8)
+    # So long that bfloat16 would lose which of two tokens is the nearer.
+    x = 30 * features(2, 5, 6, 12)
+    shares = context.responsibilities(x)
+    assert ((shares > 1e-3).sum(-1) > 1).any()
+    expected = context(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(context(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rmac_sums_its_regions_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = create_model("rmac_resnet18", descriptor_dim=16).eval()
+    assert isinstance(model, Rmac)
+    seen: list[Tensor] = []
+    model.whiten.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = model.forward_head([features(2, 6, 7, 512).abs()])
+        (whitened,) = seen
+        vectors = F.normalize(whitened, dim=-1)
+    assert whitened.dtype == torch.bfloat16
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, F.normalize(vectors.float().sum(1), dim=1), rtol=0, atol=1e-6)

@@ -57,3 +57,21 @@ def test_every_parameter_learns_the_power_too(model: Gem) -> None:
 
 def test_starts_at_the_power_of_its_configuration() -> None:
     assert create_model("gem_resnet18", power=2.5).get_parameter("power").item() == 2.5
+
+
+@torch.no_grad()
+def test_centred_descriptors_are_normalised_over_the_batch_before_their_length() -> None:
+    torch.manual_seed(0)
+    plain, centred = (
+        create_model("gem_resnet18", descriptor_dim=16),
+        create_model("gem_resnet18", descriptor_dim=16, centre=True),
+    )
+    centred.load_state_dict(plain.state_dict(), strict=False)
+    assert {name.partition(".")[0] for name in centred.state_dict().keys() - plain.state_dict().keys()} == {"centre"}
+    for model in (plain, centred):
+        model.train().hfe.eval()
+    images = torch.rand(4, 3, 64, 64)
+    _, maps = plain(images, return_maps=True)
+    vectors = plain.get_submodule("whiten")(maps.level_embeddings[0])
+    normalised = (vectors - vectors.mean(0)) / (vectors.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(centred(images), F.normalize(normalised, dim=1), rtol=1e-3, atol=1e-4)
