@@ -21,12 +21,44 @@ Result run_convolution(py::handle input, py::handle weight, py::handle bias, py:
     return run(convolution);
 }
 
+Attention attention_of(const py::dict& given) {
+    Attention attention;
+    const std::pair<const char*, View*> views[] = {
+        {"query", &attention.query},         {"key", &attention.key},
+        {"value", &attention.value},         {"out", &attention.out},
+        {"radius", &attention.radius},       {"gate", &attention.gate},
+        {"lse", &attention.lse},             {"grad_lse", &attention.grad_lse},
+        {"d_query", &attention.d_query},     {"d_key", &attention.d_key},
+        {"d_value", &attention.d_value},     {"d_radius", &attention.d_radius},
+        {"d_gate", &attention.d_gate},       {"summaries", &attention.summaries},
+        {"largest", &attention.largest},     {"query_extent", &attention.query_extent},
+        {"key_extent", &attention.key_extent}};
+    for (const auto& [name, view] : views)
+        if (given.contains(name)) *view = view_of(given[name]);
+    return attention;
+}
+
+template <void (*run)(const Attention&)>
+void run_attention(const py::dict& views, float max_radius, float softness, float scale, bool tf32, int device,
+                   uintptr_t stream) {
+    Attention attention = attention_of(views);
+    attention.max_radius = max_radius, attention.softness = softness, attention.scale = scale;
+    attention.tf32 = tf32, attention.device = device, attention.stream = stream;
+    const py::gil_scoped_release unlocked;
+    run(attention);
+}
+
 }  // namespace
 
 void bind(py::module_ module) {
     module.def("depthwise_segments", &run_convolution<int, &depthwise_segments>);
     module.def("depthwise_forward", &run_convolution<void, &depthwise_forward>);
     module.def("depthwise_backward", &run_convolution<void, &depthwise_backward>);
+    module.def("attention_forward", &run_attention<&attention_forward>);
+    module.def("attention_backward_queries", &run_attention<&attention_backward_queries>);
+    module.def("attention_backward_keys", &run_attention<&attention_backward_keys>);
+    module.def("attention_shared_bytes", &attention_shared_bytes);
+    module.def("shared_bytes_of_device", &shared_bytes_of_device);
     module.attr("device_type") = device_type();
 }
 

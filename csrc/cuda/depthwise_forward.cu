@@ -15,6 +15,8 @@ int depthwise_segments(const Convolution& convolution) {
     return plan.fits && plan_depthwise(shape_of(convolution, false), limits).fits ? plan.segments : 0;
 }
 
+int shared_bytes_of_device(int device) { return limits_of_device(device).shared_bytes; }
+
 const char* device_type() { return DEVICE_TYPE; }
 
 }  // namespace hamlet::cuda

@@ -32,6 +32,17 @@ HAMLET_DEVICE T stored(float number) {
     else return {__bfloat16_as_ushort(__float2bfloat16_rn(number))};
 }
 
+// Two neighbours in one register.
+template <class T>
+HAMLET_DEVICE uint32_t pair(float first, float second) {
+    uint32_t bits;
+    if constexpr (std::is_same_v<T, Float16>)
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    else
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+}
+
 #else
 
 inline float number(float stored) { return stored; }
@@ -64,6 +75,11 @@ T stored(float number) {
         const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
         return {uint16_t((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded)};
     }
+}
+
+template <class T>
+uint32_t pair(float first, float second) {
+    return stored<T>(first).bits | uint32_t(stored<T>(second).bits) << 16;
 }
 
 #endif

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hamlet.ops import backends, checks
+from hamlet.ops.cuda import attention as cuda
 from hamlet.ops.native import attention as native
 from hamlet.ops.reference import attention as reference
 from hamlet.ops.registration import Operator, implement
@@ -230,3 +231,4 @@ backends.register(
     operator.name,
     backends.Backend("triton", triton.forward, triton.backward, triton.why_not, volunteers=not interpreted),
 )
+backends.register(operator.name, backends.Backend("cuda", cuda.forward, cuda.backward, cuda.why_not, volunteers=False))

@@ -22,11 +22,11 @@ FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"
 compiler = next((path for name in (os.environ.get("CXX"), "c++", "g++") if name and (path := shutil.which(name))), None)
 
 
-def kernels(csrc: Path = CSRC) -> ModuleType:
-    """All kernels, executed on the CPU. ``csrc`` may be a changed copy, of which the kernels are taken."""
+def kernels(csrc: Path = CSRC, changed: str = "*") -> ModuleType:
+    """All kernels, executed on the CPU. Those that ``changed`` matches are taken from ``csrc``, a changed copy."""
     ours = CSRC / "cuda"
-    sources = [*sorted((csrc / "cuda").glob("*.cu")), ours / "binding.cpp", ours / "host" / "module.cpp"]
-    return load("cuda_on_cpu", sources, csrc)
+    kernels = [csrc / "cuda" / path.name if path.match(changed) else path for path in sorted(ours.glob("*.cu"))]
+    return load("cuda_on_cpu", [*kernels, ours / "binding.cpp", ours / "host" / "module.cpp"], csrc)
 
 
 def load(name: str, sources: Sequence[Path], csrc: Path = CSRC) -> ModuleType:

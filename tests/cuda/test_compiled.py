@@ -11,8 +11,12 @@ import pytest
 
 from hamlet.ops.cuda import library
 
-EXPECTED = 3 * 4 * 2 * 2 + 3
-"""Three dtypes, four sizes of filters, two layouts, forward and backward; and the sums of parts."""
+DEPTHWISE = 3 * 4 * 2 * 2
+"""Three dtypes, four sizes of filters, two layouts, forward and backward."""
+ATTENTION = 4 * 4 * 3
+"""Three dtypes and tf32, four sizes of heads, forward and both passes of the backward."""
+EXPECTED = DEPTHWISE + 3 + ATTENTION
+"""With the sums of parts."""
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +47,26 @@ def test_nothing_is_spilled_and_there_is_no_local_memory(disassembler):
     assert max(int(registers) for _, registers, _, _ in usage) <= 255
 
 
-def test_images_are_copied_16_bytes_at_a_time(disassembler):
-    code = read(disassembler, "-sass", "-arch", f"sm_{library.kernels.architectures.split()[-1]}")
-    kernels = re.split(r"Function : ", code)[1:]
-    staging = [kernel for kernel in kernels if "depthwise" in kernel.split("\n", 1)[0]]
-    assert len(staging) == EXPECTED - 3
-    assert all(re.search(r"LDGSTS\.E\.BYPASS\.128", kernel) for kernel in staging)
+@pytest.fixture(scope="module")
+def code(disassembler):
+    """The instructions of every kernel, by its mangled name."""
+    listing = read(disassembler, "-sass", "-arch", f"sm_{library.kernels.architectures.split()[-1]}")
+    return dict(part.split("\n", 1) for part in re.split(r"Function : ", listing)[1:])
+
+
+@pytest.mark.parametrize(("operator", "count"), [("depthwise", DEPTHWISE), ("attention", ATTENTION)])
+def test_tiles_are_copied_16_bytes_at_a_time(code, operator, count):
+    staging = [body for name, body in code.items() if operator in name]
+    assert len(staging) == count
+    assert all(re.search(r"LDGSTS\.E\.BYPASS\.128", body) for body in staging)
+
+
+def test_attention_is_on_the_matrix_units_but_for_plain_float32(code):
+    for name, body in code.items():
+        if "attention" not in name:
+            continue
+        is_half = "Float16" in name
+        plain = not is_half and "Lb0E" in name
+        assert ("HMMA.16816.F32" in body) == is_half, name
+        assert ("HMMA.1688.F32.TF32" in body) == (not is_half and not plain), name
+        assert ("LDSM.16.M" in body) == is_half, name

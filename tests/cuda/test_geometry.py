@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -58,3 +61,46 @@ def test_a_large_layer_fills_the_multiprocessors(kernels_on_cpu):
     assert (plan["vectors"], plan["lanes"], plan["rows"], plan["chunk"]) == (8, 16, 8, 64)
     assert plan["shared_bytes"] == 9 * 64 * 4 + 2 * 10 * 18 * 64 * 2
     assert plan["segments"] == -(-8 * 132 // (32 * 4))
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 40), st.integers(0, 40))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_steps_cover_a_box_once_in_the_best_of_their_shapes(kernels_on_cpu, top, left, height, width):
+    steps = kernels_on_cpu.steps(top, left, height, width)
+    inside = [(y, x) for step in steps for y, x in step if y < top + height and x < left + width]
+    assert sorted(inside) == list(itertools.product(range(top, top + height), range(left, left + width)))
+    assert all(len(step) == WARP for step in steps)
+    assert len(steps) == min(-(-height // (WARP >> shift)) * -(-width // (1 << shift)) for shift in range(6))
+
+
+@given(st.integers(1, 2000), st.integers(1, 2000), st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_centres_are_as_good_as_a_division(kernels_on_cpu, queries, keys, data):
+    query = data.draw(st.integers(0, queries - 1))
+    quotient = Fraction((2 * query + 1) * keys, 2 * queries)
+    exact = quotient - Fraction(1, 2)
+    found = Fraction(kernels_on_cpu.centre(query, queries, keys))
+    # One rounding of the quotient and one of what is left of it.
+    steps = [Fraction(float(np.spacing(np.float32(abs(float(number)))))) for number in (quotient, exact)]
+    assert abs(found - exact) <= sum(steps) / 2
+    if Fraction(float(np.float32(float(quotient)))) == quotient:
+        assert found == exact
+
+
+@given(st.floats(-60, 60, width=32), st.floats(-60, 60, width=32), st.integers(1, 50))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_span_is_the_whole_positions_between_its_ends(kernels_on_cpu, first, last, size):
+    begin, end = kernels_on_cpu.covered(first, last, size)
+    assert list(range(begin, end)) == [i for i in range(size) if first <= i <= last]
+    assert kernels_on_cpu.covered(math.inf, -math.inf, size) == (size, size)
+
+
+@pytest.mark.parametrize(("item_bytes", "most"), [(2, 99 * 1024), (4, 163 * 1024)])
+def test_attention_fits_the_smaller_devices_in_half_precision(kernels_on_cpu, item_bytes, most):
+    needed = [kernels_on_cpu.attention_shared_bytes(item_bytes, channels) for channels in (16, 32, 64, 128)]
+    assert needed == sorted(needed)
+    assert 0 < needed[0] < needed[-1] <= most
+    assert kernels_on_cpu.attention_shared_bytes(item_bytes, 24) == 0
+    # By hand, 64 channels in half precision: two tiles of 64 rows and three stages of two times 32 rows, each of 144
+    # bytes and the pass by keys with 512 bytes of summaries, after 512 bytes of marks and scratch.
+    assert kernels_on_cpu.attention_shared_bytes(2, 64) == 512 + 144 * 2 * 64 + 3 * (144 * 2 * 32 + 512)

@@ -42,6 +42,13 @@ HAMLET_DEVICE T shuffle(T value, int lane) {
 
 HAMLET_DEVICE bool any_of_warp(bool value) { return __any_sync(0xffffffffu, value); }
 
+// 2 to the power of `exponent`, results too small for a normal number being 0.
+HAMLET_DEVICE float exp2_approximate(float exponent) {
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(exponent));
+    return result;
+}
+
 template <class T>
 struct Global {
     T* at = nullptr;
@@ -73,6 +80,10 @@ struct Shared {
     template <int COUNT>
     HAMLET_DEVICE Pack<T, COUNT> load_pack(int i) const {
         return *reinterpret_cast<const Pack<T, COUNT>*>(at + i);
+    }
+    template <int COUNT>
+    HAMLET_DEVICE void store_pack(int i, Pack<T, COUNT> values) const {
+        *reinterpret_cast<Pack<T, COUNT>*>(at + i) = values;
     }
     // The same bytes from byte `offset` on as elements of another type.
     template <class U>

@@ -55,6 +55,8 @@ inline bool any_of_warp(bool value, host::Site site = host::Site::current()) {
     return std::any_of(of_lane, of_lane + WARP, [](const char* lane) { return *lane != 0; });
 }
 
+inline float exp2_approximate(float exponent) { return std::exp2(exponent); }
+
 template <class T>
 struct Checked {
     T* at = nullptr;

@@ -3,6 +3,7 @@
 
 #include "../binding.h"
 #include "../depthwise.h"
+#include "../window.h"
 
 namespace {
 
@@ -43,5 +44,21 @@ PYBIND11_MODULE(cuda_on_cpu, module) {
         for (int tile = 0; tile < walk.tiles(); ++tile)
             for (int i = 0; i < walk.length; ++i) tiles[tile].push_back(walk.start(tile, step) + i * step);
         return tiles;
+    });
+    // The pixels of each step over a box, row by row.
+    module.def("steps", [](int top, int left, int height, int width) {
+        const Steps<32> steps(Box{{top, top + height}, {left, left + width}});
+        std::vector<std::vector<std::pair<int, int>>> found(steps.number);
+        for (int step = 0; step < steps.number; ++step) {
+            const Box region = steps.region(step);
+            for (int y = region.y.first; y < region.y.end; ++y)
+                for (int x = region.x.first; x < region.x.end; ++x) found[step].emplace_back(y, x);
+        }
+        return found;
+    });
+    module.def("centre", [](int query, int queries, int keys) { return Axis(queries, keys).centre(float(query)); });
+    module.def("covered", [](float first, float last, int size) {
+        const Span span = covered(first, last, size);
+        return std::pair(span.first, span.end);
     });
 }
