@@ -8,7 +8,7 @@ import torch
 from hamlet.ops import use_backend
 from hamlet.ops.cuda import library
 from tests.cuda import build
-from tests.ops.conftest import poisoned_memory, seeded  # noqa: F401
+from tests.ops.conftest import poisoned_memory  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hamlet.ops.triton.library import installed, interpreted
-from tests.ops.conftest import poisoned_memory, seeded  # noqa: F401
+from tests.ops.conftest import poisoned_memory  # noqa: F401
 
 if not installed:
     collect_ignore_glob = ["test_*.py"]
