@@ -176,10 +176,10 @@ def read_unseen(benchmark: Benchmark, path: Path | str) -> NDArray[np.bool_]:
     images = [part.images for part in benchmark.database] if benchmark.queries is None else [benchmark.queries.images]
     names = [name for each in images for name in each.names]
     named = set(read_lines(Path(path), "a name of a query on each line"))
-    known = {*names, *(PurePosixPath(name).with_suffix("").as_posix() for name in names)}
-    if unknown := sorted(named - known):
+    bare = [PurePosixPath(name).with_suffix("").as_posix() for name in names]
+    if unknown := sorted(named - {*names, *bare}):
         raise ValueError(f"{path}: names {unknown[0][:80]!r}, expected a query such as {names[0]}")
-    return np.array([not named & {name, PurePosixPath(name).with_suffix("").as_posix()} for name in names])
+    return np.array([not named & set(forms) for forms in zip(names, bare, strict=True)])
 
 
 def _describe_queries(model: nn.Module, benchmark: Benchmark, out: Path, settings: dict[str, Any]) -> Described | None:

@@ -107,7 +107,7 @@ def write_evaluation_report(
     measure, per_query = main_scores(found.benchmark, scores)
     metrics = result["metrics"]
     measures = list(next(iter(metrics.values())))
-    accuracy = [[setup, *(100 * values[name] for name in measures)] for setup, values in metrics.items()]
+    accuracy = [[setup, *(_percent(values[name]) for name in measures)] for setup, values in metrics.items()]
     sections: list[Section] = [Table("Accuracy, in percent", ["", *measures], accuracy)]
     if found.precisions:
         caption = "Mean over the queries of the largest precision at each recall or a larger one."
