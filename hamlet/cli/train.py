@@ -50,7 +50,8 @@ def train(
     try:
         _, dataset = train_recipe(chosen, folder, progress=speaks)
     except Terminated as terminated:
-        typer.echo(f"hamlet: {terminated}; the same command again goes on from here", err=True)
+        if speaks:
+            typer.echo(f"hamlet: {terminated}; the same command again goes on from here", err=True)
         raise
     if not speaks:
         return

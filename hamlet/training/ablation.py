@@ -99,6 +99,8 @@ def ablate(
             # From the file, as anyone else would: the same whether the run ended just now or before.
             score = measure(load_checkpoint(folder / "model.pt")[0])
             write_json(folder / "score.json", {"map": score, "identity": who})
+        # Four times as large as the model, and of no more use.
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
         found[variant].append(score)
         rows = [Row(name, tuple(maps)) for name, maps in found.items() if maps]
         write_results(out, rows, recipe, seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -113,7 +114,9 @@ def shares(seconds: dict[str, float], steps: int) -> str:
 
 
 def _line(record: dict[str, float]) -> str:
-    return json.dumps(record) + "\n"
+    # With float16 the gradient's norm may be infinite, which JSON does not know.
+    finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
+    return json.dumps(finite) + "\n"
 
 
 def read_records(path: Path) -> History:
