@@ -43,8 +43,10 @@ def compare(
 ) -> None:
     """Train and evaluate methods alike, and tell their accuracy and cost in one table, page and picture.
 
-    Each finished model and seed is kept: a run that was stopped goes on when the same command is given again.
+    Each finished model and seed is kept: a run that was stopped goes on when the same command is given again. Several
+    processes are started by torchrun: torchrun --nproc-per-node 2 --no-python hamlet compare ...
     """
+    from hamlet import processes
     from hamlet.compare import BenchmarkTask, Task, comparison_runs
     from hamlet.compare import compare as run
     from hamlet.compare.plan import CONTROLS
@@ -65,7 +67,7 @@ def compare(
     elif not dataset or data is None:
         raise ValueError("dataset: missing, expected --dataset and --data for what the models are tested on")
     else:
-        task = BenchmarkTask(base, dataset, data, longest_side=longest_side)
+        task = BenchmarkTask(base, dataset, data, longest_side=longest_side, progress=processes.rank() == 0)
     named = f"compare-{Path(recipe).stem}-{dataset}" if dataset else f"compare-{Path(recipe).stem}"
     folder = out or Path("runs") / named
     results = run(task, runs, folder)
