@@ -340,15 +340,12 @@ def test_index_is_brought_up_to_date(checkpoint: Path, tmp_path: Path) -> None:
     assert json.loads(found.stdout)["queries"][0]["results"][0]["id"] == "renamed.png"
 
 
+@pytest.mark.usefixtures("milvus_lite")
 def test_index_kept_in_milvus(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
-    pytest.importorskip("pymilvus", reason="needs pymilvus: pip install 'hamlet[milvus]'")
     store = f"milvus://{tmp_path}/photographs.db"
     result = hamlet("index", checkpoint, photographs, "--store", store, "--longest-side", 64)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{store}: 6 images, 1 left out\n"
-    # Another process: what was kept is there, and stdout is pure.
-    done = command("search", store, photographs / "red.png", "--top", 2, "--json")
-    assert done.returncode != 0, "Milvus Lite let a second process in"
     found = json.loads(hamlet("search", store, photographs / "red.png", "--top", 2, "--json").stdout)
     assert found["index"] == store
     assert [found["queries"][0]["results"][0]["id"], len(found["queries"][0]["results"])] == ["red.png", 2]

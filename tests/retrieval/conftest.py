@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.retrieval import milvus_lite as lite
 from tests.retrieval.browser import NoBrowser, find_or_install
 
 
@@ -73,12 +72,4 @@ def browser() -> str:
     try:
         return find_or_install()
     except NoBrowser as reason:
-        pytest.skip(str(reason))
-
-
-@pytest.fixture(scope="session")
-def milvus_lite(tmp_path_factory: pytest.TempPathFactory) -> None:
-    try:
-        lite.find_or_install(tmp_path_factory.mktemp("milvus-lite"))
-    except lite.NoMilvusLite as reason:
         pytest.skip(str(reason))
