@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,14 @@ import torch
 
 from bench.clock import DEVICE
 from hamlet.environment import describe as describe_installation
+from hamlet.environment import processor
 
 
 def describe() -> dict[str, Any]:
     """For pytest-benchmark's ``machine_info``, under the key "hamlet"."""
     installation = describe_installation()
     return {
-        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else processor(),
         "kind": DEVICE.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -44,13 +44,6 @@ def line(machine: Mapping[str, Any], commit: Mapping[str, Any]) -> str:
         f"(native kernels: {sets['native kernels'].split(',')[0]}), {machine['memory_gib']} GiB; {kept}, "
         f"Python {versions['python']}; commit {commit['id'][:12]}{dirty}"
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _git(*arguments: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "triton", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "accelerate", "pytorch-metric-learning")
@@ -33,6 +34,14 @@ def describe() -> dict[str, Any]:
         "unavailable": UNAVAILABLE,
         "recipes": list_recipes(),
     }
+
+
+def processor() -> str:
+    """The processor's name, or its kind where the system does not tell the name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _versions() -> dict[str, str]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hamlet.environment import processor
 from hamlet.retrieval.cost import Cost, draw_image, evaluating, measure_cost, repeat, synchronize
 
 
@@ -55,14 +54,6 @@ def measure_costs(models: Mapping[str, nn.Module], image_size: int) -> dict[str,
 def machine() -> str:
     """The machine on which costs are measured, in words."""
     return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def processor() -> str:
-    """The processor's name, or its kind where the system does not tell the name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _seconds(model: nn.Module, image: Tensor) -> float:
