@@ -103,6 +103,8 @@ def extract(
     result = shards.read(out, settings)
     if result is None:
         raise ValueError(f"{out}: not the folder of the first process, expected one that all processes reach")
+    # The first process may remove the folder as soon as it has the result: the others have theirs by then.
+    processes.wait_for_all()
     _show_failures(console, result.failures)
     return result
 

@@ -1,23 +1,26 @@
 """Extractions in processes of their own, forked from one that has imported everything: to be killed, or to share.
 
-``python -m tests.retrieval.processes killed FOLDER``, or ``shared`` or ``disturbed``.
+``python -m tests.retrieval.processes SCENE FOLDER``, the scene being the name of a function at the end of this file.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
+from hamlet import processes
 from hamlet.images import list_images
 from hamlet.retrieval import shards
 from hamlet.retrieval.extraction import extract
@@ -40,8 +43,10 @@ class Logged(Descriptor):
         return super().forward(images)
 
 
-def start(folder: Path, out: str, log: str, *, seconds: float = 0.0, workers: int = 0, **environment: str) -> int:
-    """Fork an extraction of ``folder/in`` to ``folder/out``; the process."""
+def start(
+    folder: Path, out: str, log: str, *, seconds: float = 0.0, workers: int = 0, keep: bool = True, **environment: str
+) -> int:
+    """Fork an extraction of ``folder/in`` to ``folder/out``, whose first process may remove the result; the process."""
     process = os.fork()
     if process:
         return process
@@ -49,6 +54,8 @@ def start(folder: Path, out: str, log: str, *, seconds: float = 0.0, workers: in
         os.environ.update(environment)
         options: dict[str, Any] = {"batch_size": 2, "shard_size": SHARD, "workers": workers, "progress": False}
         extract(Logged(folder / log, seconds), list_images(folder / "in"), folder / out, **options)
+        if not keep and processes.rank() == 0:
+            shutil.rmtree(folder / out)
         if distributed.is_initialized():
             distributed.destroy_process_group()
     except ValueError as error:
@@ -91,13 +98,25 @@ def shared(folder: Path) -> None:
     assert finish(pair(folder, "here", "there")[1]) == 3
 
 
-def pair(folder: Path, *outs: str) -> list[int]:
+def removed(folder: Path) -> None:
+    """Two processes, of which the first removes the result as soon as it has it, and the other is late to read it."""
+    read = shards.read
+
+    def late(out: Path, settings: Mapping[str, Any]) -> shards.Extraction | None:
+        time.sleep(0.5 * processes.rank())
+        return read(out, settings)
+
+    shards.read = late
+    assert [finish(process) for process in pair(folder, "out", "out", keep=False)] == [0, 0]
+
+
+def pair(folder: Path, *outs: str, keep: bool = True) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        start(folder, out, f"{out}{rank}.log", RANK=str(rank), LOCAL_RANK=str(rank), **group)
+        start(folder, out, f"{out}{rank}.log", keep=keep, RANK=str(rank), LOCAL_RANK=str(rank), **group)
         for rank, out in enumerate(outs)
     ]
 
@@ -114,4 +133,4 @@ def disturbed(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     shards.PATIENCE = 0.2
-    {"killed": killed, "shared": shared, "disturbed": disturbed}[sys.argv[1]](Path(sys.argv[2]))
+    {"killed": killed, "shared": shared, "removed": removed, "disturbed": disturbed}[sys.argv[1]](Path(sys.argv[2]))

@@ -48,6 +48,12 @@ def test_two_processes_share_the_shards(write_pictures: Pictures, tmp_path: Path
     assert "there: not the folder of the first process, expected one that all processes reach" in told
 
 
+def test_the_first_of_two_processes_may_remove_the_result(write_pictures: Pictures, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in", 6)
+    play("removed", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_runs_in_one_folder_do_not_mix(write_pictures: Pictures, tmp_path: Path) -> None:
     names = write_pictures(tmp_path / "in", 30)
     told = play("disturbed", tmp_path)
