@@ -52,9 +52,11 @@ class CMakeBuild(build_ext):
     def _cmake(self, target: Path, why_no_cuda: str) -> None:
         import pybind11
 
-        build = Path(self.build_temp).resolve() / "csrc"
-        # What an earlier build remembers of its temporary environment is gone by now.
-        shutil.rmtree(build, ignore_errors=True)
+        build = ROOT / "build" / sys.implementation.cache_tag / "csrc"
+        # What an earlier build remembers of its temporary environment is gone by now; what it compiled is not.
+        (build / "CMakeCache.txt").unlink(missing_ok=True)
+        for compilers in build.glob("CMakeFiles/[0-9]*"):
+            shutil.rmtree(compilers)
         configure = [
             "cmake", "-S", str(ROOT / "csrc"), "-B", str(build), "-G", "Ninja",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
