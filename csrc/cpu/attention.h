@@ -6,14 +6,31 @@
 #include "kernels.h"
 #include "parallel.h"
 #include "products.h"
+#if defined(__AMX_BF16__)
+#include "products_bfloat16.h"
+#endif
+
+#if defined(__AMX_BF16__)
+// The matrix unit's set has kernels for bfloat16 alone.
+namespace hamlet::avx512 {
+void attention_forward(const Attention&);
+void attention_backward(const Attention&);
+}  // namespace hamlet::avx512
+#endif
 
 namespace hamlet::HAMLET_ISA {
 
 constexpr double LOG2_E = 1.4426950408889634074, LN_2 = 0.69314718055994530942;
 
+// Rows are packed as the dtype of accumulation, T, from any storage; or as they are stored, where that is not T.
+template <class T, class S, class Run>
+inline void with_source(DType dtype, const Run& run) {
+    if constexpr (std::is_same_v<S, T>) with_storage<T>(dtype, run);
+    else run(static_cast<S*>(nullptr));
+}
 
 // x - x is 0 for finite x, NaN for all else; a sum keeps the NaN.
-template <class T>
+template <std::floating_point T>
 HAMLET_INLINE Vector<T> not_finite(const T* row, int64_t pitch) {
     Vector<T> sum = {};
     for (int64_t i = 0; i < pitch; i += LANES<T>) sum += load(row + i) - load(row + i);
@@ -35,9 +52,9 @@ HAMLET_INLINE void ask_for(const S* from, int64_t count) {
     for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i);
 }
 
-// Rows of pixels of several heads, packed head by head as the dtype of accumulation. The last `capacity` of them are kept:
+// Rows of pixels of several heads, packed head by head. The last `capacity` of them are kept:
 // each is read once, and what is kept stays in the cache. The heads of a pixel share pages of memory.
-template <class T>
+template <class T, class S>
 class Packed {
    public:
     Ring ring;
@@ -45,26 +62,26 @@ class Packed {
 
     void begin(const View& view, Heads heads, int64_t first, int64_t capacity, int64_t width) {
         heads_ = heads;
-        pitch_ = padded<T>(view.size[4]);
-        data_ = buffer_.room(heads.count * capacity * width * pitch_);
+        pitch_ = padded<S>(view.size[4]);
+        data_ = buffer_.room((heads.count * capacity * width + ROWS_BEYOND) * pitch_);
         ring = {first, capacity, width};
         last_ = first;
         finite = true;
     }
 
-    Rows<T> rows(int64_t head) const { return {data_ + head * ring.capacity * ring.width * pitch_, pitch_}; }
+    Rows<S> rows(int64_t head) const { return {data_ + head * ring.capacity * ring.width * pitch_, pitch_}; }
 
     // Pack on, up to `row`.
     void reach(const View& view, int64_t row) {
-        with_storage<T>(view.dtype, [&](auto* storage) {
-            using S = std::remove_pointer_t<decltype(storage)>;
+        with_source<T, S>(view.dtype, [&](auto* storage) {
+            using Stored = std::remove_pointer_t<decltype(storage)>;
             Vector<T> nothing = {};
             for (; last_ < row; ++last_) {
-                const S* from = reinterpret_cast<const S*>(view.data) + heads_.plane(0).offset(view, last_, 0);
-                T* to = rows(0).at(ring.index(last_, 0));
+                const Stored* from = reinterpret_cast<const Stored*>(view.data) + heads_.plane(0).offset(view, last_, 0);
+                S* to = rows(0).at(ring.index(last_, 0));
                 for (int64_t x = 0; x < ring.width; ++x, from += view.stride[2], to += pitch_)
                     for (int64_t head = 0; head < heads_.count; ++head) {
-                        const S* own = from + head * view.stride[3];
+                        const Stored* own = from + head * view.stride[3];
                         ask_for(own + PIXELS_AHEAD * view.stride[2], view.size[4]);
                         nothing += read_padded(own, view.size[4], to + head * ring.capacity * ring.width * pitch_);
                     }
@@ -75,30 +92,30 @@ class Packed {
 
    private:
     Heads heads_{};
-    T* data_ = nullptr;
+    S* data_ = nullptr;
     int64_t pitch_ = 0, last_ = 0;
-    Buffer<T> buffer_;
+    Buffer<S> buffer_;
 };
 
 // The queries of a tile as rows: LANES rows of `padded(channels)`; those that do not exist are 0.
-template <class T>
-inline void pack_tile(const Tile<T>& tile, const View& view, Plane plane, T* to) {
-    const int64_t channels = view.size[4], pitch = padded<T>(channels);
-    with_storage<T>(view.dtype, [&](auto* storage) {
-        using S = std::remove_pointer_t<decltype(storage)>;
+template <class T, class S>
+inline void pack_tile(const Tile<T>& tile, const View& view, Plane plane, S* to) {
+    const int64_t channels = view.size[4], pitch = padded<S>(channels);
+    with_source<T, S>(view.dtype, [&](auto* storage) {
+        using Stored = std::remove_pointer_t<decltype(storage)>;
         for (int lane = 0; lane < LANES<T>; ++lane) {
             const int64_t offset = plane.offset(view, tile.y + lane / tile.WIDTH, tile.x + lane % tile.WIDTH);
-            const S* from = reinterpret_cast<const S*>(view.data) + offset;
+            const Stored* from = reinterpret_cast<const Stored*>(view.data) + offset;
             ask_for(from + tile.WIDTH * view.stride[2], channels);
             if (tile.has(lane)) read_padded(from, channels, to + lane * pitch);
-            else std::fill_n(to + lane * pitch, pitch, T(0));
+            else std::fill_n(to + lane * pitch, pitch, S{});
         }
     });
 }
 
 // Rows of a tile with the queries in the lanes: to[d][lane] = factor * from[lane][d], for `padded(channels)` of d.
-template <class T>
-inline void transpose(const T* from, int64_t channels, T factor, T* to) {
+template <std::floating_point T>
+inline void transpose(const T* from, int64_t channels, T* to, T factor = 1) {
     const int64_t pitch = padded<T>(channels);
     for (int64_t d = 0; d < pitch; d += LANES<T>) {
         Vector<T> square[LANES<T>];
@@ -113,6 +130,7 @@ template <class T>
 struct Radii {
     Vector<T> own, clamped, poison;
 
+    Radii() = default;
     Radii(const Tile<T>& tile, const View& view, Plane plane, T bound) {
         // A query that does not exist reaches nothing.
         constexpr T nowhere = -std::numeric_limits<T>::infinity();
@@ -157,14 +175,22 @@ inline void reached(const Attention& attention, const Pair& pair, int64_t sample
         y, std::min(y + TILE_HEIGHT<T>, queries) - 1, pair.max_radius + attention.softness, begin, end);
 }
 
-// Of the packed keys and values that a row of tiles reaches, of one head.
-template <class T>
+inline bool is_bfloat16(const Attention& attention) {
+    const auto is = [](const View& view) { return view.dtype == DType::bfloat16; };
+    return std::all_of(attention.levels.begin(), attention.levels.end(),
+                       [&](const QueryLevel& level) { return is(level.query) && is(level.out); }) &&
+           std::all_of(attention.sources.begin(), attention.sources.end(),
+                       [&](const KeyLevel& source) { return is(source.key) && is(source.value); });
+}
+
+// Of the keys and values that a row of tiles reaches, of one head, as rows of S.
+template <class T, class S>
 inline int64_t bytes_reached(const Attention& attention, const Pair& pair) {
     const KeyLevel& source = attention.sources[pair.source];
     const double keys = double(source.key.size[1]), queries = double(attention.levels[pair.level].query.size[1]);
     const double rows = std::min(keys, TILE_HEIGHT<T> * keys / queries + 2 * (pair.max_radius + attention.softness) + 1);
-    return int64_t(rows) * source.key.size[2] * (padded<T>(source.key.size[4]) + padded<T>(source.value.size[4])) *
-           int64_t(sizeof(T));
+    return int64_t(rows) * source.key.size[2] * (padded<S>(source.key.size[4]) + padded<S>(source.value.size[4])) *
+           int64_t(sizeof(S));
 }
 
 // Groups of heads so large that their packed rows stay in a cache, or so small that every thread finds work.

@@ -52,10 +52,11 @@ class Sums {
     Buffer<T> buffer_, zeros_;
 };
 
-template <class T>
+template <class T, class S>
 struct Workspace {
-    Buffer<T> query_rows, query_lanes, out_rows, out_lanes, d_query, nowhere;
-    Packed<T> keys, values;
+    Buffer<S> query_rows, query_lanes, query_summands, out_rows, out_lanes, out_summands;
+    Buffer<T> d_query, nowhere;
+    Packed<T, S> keys, values;
     Sums<T> d_keys, d_values;
     TileWindows<T> windows;
     KeyList<T> list;
@@ -75,11 +76,11 @@ struct Step {
 };
 
 // A tile of queries of one pair, for all heads of a band.
-template <class T>
+template <class T, class S>
 class TileBackward {
    public:
     TileBackward(const Attention& attention, const Pair& pair, const Band& band, const Tile<T>& tile, bool owned,
-                 Workspace<T>& work)
+                 Workspace<T, S>& work)
         : pair_(pair),
           level_(attention.levels[pair.level]),
           source_(attention.sources[pair.source]),
@@ -89,9 +90,11 @@ class TileBackward {
           several_(std::count_if(attention.pairs.begin(), attention.pairs.end(),
                                  [&](const Pair& other) { return other.level == pair.level; }) > 1),
           scale_(T(attention.scale)),
+          exponent_(SCALED ? T(1) : T(attention.scale * LOG2_E)),
           softness_(T(attention.softness)),
-          query_size_(LANES<T> * padded<T>(level_.query.size[4])),
-          out_size_(LANES<T> * padded<T>(level_.out.size[4])),
+          query_size_(LANES<T> * padded<S>(level_.query.size[4])),
+          out_size_(LANES<T> * padded<S>(level_.out.size[4])),
+          d_query_size_(LANES<T> * padded<T>(level_.query.size[4])),
           work_(work) {}
 
     void run() {
@@ -100,38 +103,45 @@ class TileBackward {
         work_.windows.measure(tile_, extent_of(level_.extent, band_.heads.sample, level_.query),
                               extent_of(source_.extent, band_.heads.sample, source_.key),
                               pair_.max_radius + softness_);
-        std::fill_n(work_.d_query.room(heads * query_size_), heads * query_size_, T(0));
+        std::fill_n(work_.d_query.room(heads * d_query_size_), heads * d_query_size_, T(0));
         for (int64_t head = 0; head < heads; ++head) run(head);
         if (owned_) write_queries();
     }
 
    private:
+    static constexpr bool SCALED = std::is_same_v<S, T>;  // whether the packed queries hold the scale: two bytes cannot
+
     const Pair& pair_;
     const QueryLevel& level_;
     const KeyLevel& source_;
     const Band& band_;
     const Tile<T>& tile_;
     const bool owned_, several_;  // whether several pairs add to the gradient of the level's queries
-    const T scale_, softness_;
-    const int64_t query_size_, out_size_;  // of a tile's rows
-    Workspace<T>& work_;
+    const T scale_, exponent_, softness_;  // exponent: what makes logits of the packed queries' products
+    const int64_t query_size_, out_size_, d_query_size_;  // of a tile's rows
+    Workspace<T, S>& work_;
 
     bool listed_ = false;  // whether the list holds every key of the tile
     int64_t head_, row_, column_;
     Vector<T> lse_, gate_, d_lse_;
 
-    // Queries and the gradient of the output, as rows and with the queries in the lanes.
+    // Queries and the gradient of the output, with the queries in the lanes and as summands.
     void pack() {
-        const int64_t heads = band_.heads.count;
-        T *rows = work_.query_rows.room(heads * query_size_), *lanes = work_.query_lanes.room(heads * query_size_);
-        T *out_rows = work_.out_rows.room(heads * out_size_), *out_lanes = work_.out_lanes.room(heads * out_size_);
+        const int64_t heads = band_.heads.count, channels = level_.query.size[4], out_channels = level_.out.size[4];
+        S *rows = work_.query_rows.room(heads * query_size_), *lanes = work_.query_lanes.room(heads * query_size_);
+        S *out_rows = work_.out_rows.room(heads * out_size_), *out_lanes = work_.out_lanes.room(heads * out_size_);
+        S* const summands = work_.query_summands.room(heads * query_size_);
+        S* const out_summands = work_.out_summands.room(heads * out_size_);
         for (int64_t head = 0; head < heads; ++head)
             pack_tile(tile_, level_.query, band_.heads.plane(head), rows + head * query_size_);
         for (int64_t head = 0; head < heads; ++head)
             pack_tile(tile_, level_.out, band_.heads.plane(head), out_rows + head * out_size_);
-        for (int64_t head = 0; head < heads; ++head) {
-            transpose(rows + head * query_size_, level_.query.size[4], T(scale_ * LOG2_E), lanes + head * query_size_);
-            transpose(out_rows + head * out_size_, level_.out.size[4], T(1), out_lanes + head * out_size_);
+        for (int64_t head = 0; head < heads; ++head, rows += query_size_, out_rows += out_size_) {
+            if constexpr (SCALED) transpose(rows, channels, lanes + head * query_size_, T(scale_ * LOG2_E));
+            else transpose(rows, channels, lanes + head * query_size_);
+            transpose(out_rows, out_channels, out_lanes + head * out_size_);
+            make_summands(rows, channels, summands + head * query_size_);
+            make_summands(out_rows, out_channels, out_summands + head * out_size_);
         }
     }
 
@@ -146,7 +156,6 @@ class TileBackward {
         lse_ = tile_.read(pair_.lse, plane, T(0), T(0)) * T(LOG2_E);
         gate_ = tile_.read(pair_.gate, plane, T(1), T(0));
         d_lse_ = tile_.read(pair_.d_lse, plane, T(0), T(0));
-        multiply_rows();
 
         // delta sums over all keys before any gradient is known. What one chunk holds is not computed twice.
         Vector<T> delta = {}, d_radius = {};
@@ -166,18 +175,6 @@ class TileBackward {
         if (owned_) write(plane, radii, delta, d_radius);
     }
 
-    // Where P or dS is 0 the product with these rows must be 0 too, whatever they hold.
-    void multiply_rows() {
-        T *rows = work_.query_rows.room(0) + head_ * query_size_, *out_rows = work_.out_rows.room(0) + head_ * out_size_;
-        alignas(64) T gates[LANES<T>];
-        store(gates, gate_);
-        for (int64_t i = 0; i < query_size_; i += LANES<T>) store(rows + i, finite_or_zero<T>(scale_ * load(rows + i)));
-        const int64_t pitch = out_size_ / LANES<T>;
-        for (int lane = 0; lane < LANES<T>; ++lane)
-            for (T* row = out_rows + lane * pitch; row < out_rows + (lane + 1) * pitch; row += LANES<T>)
-                store(row, finite_or_zero<T>(gates[lane] * load(row)));
-    }
-
     void start() {
         row_ = work_.windows.rows.begin;
         column_ = work_.windows.columns.begin;
@@ -193,15 +190,29 @@ class TileBackward {
             list.fill(work_.windows.rows, work_.windows.columns, row_, column_, work_.keys.ring, band_.first, band_.last);
             listed_ = begun && row_ == work_.windows.rows.end;
         }
-        multiply(work_.query_lanes.room(0) + head_ * query_size_, work_.keys.rows(head_), source_.key.size[4], list.index,
-                 list.count, [&](int k, Vector<T> product) {
-                     const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
-                     const Vector<T> logit = where_not_negative<T>(list.weights[k], product, nothing);
-                     work_.unweighted[k] = exp2_of_negative<T>(logit - lse_);
+        multiply_keys(work_.query_lanes.room(0) + head_ * query_size_, lse_);
+        multiply_values(work_.out_lanes.room(0) + head_ * out_size_);
+    }
+
+    HAMLET_APART void multiply_keys(const S* queries, Vector<T> lse) {
+        const KeyList<T>& list = work_.list;
+        Vector<T>* const unweighted = work_.unweighted;
+        const T exponent = exponent_;
+        const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
+        multiply(queries, list, work_.keys.rows(head_), source_.key.size[4],
+                 [&](int k, Vector<T> product) {
+                     const Vector<T> scaled = SCALED ? product : exponent * product;
+                     const Vector<T> logit = where_not_negative<T>(list.weights[k], scaled, nothing);
+                     unweighted[k] = exp2_of_negative<T>(logit - lse);
                  });
-        multiply(work_.out_lanes.room(0) + head_ * out_size_, work_.values.rows(head_), source_.value.size[4], list.index,
-                 list.count, [&](int k, Vector<T> product) {
-                     work_.d_logits[k] = where_not_negative<T>(list.weights[k], product, Vector<T>{});
+    }
+
+    HAMLET_APART void multiply_values(const S* gradients) {
+        const KeyList<T>& list = work_.list;
+        Vector<T>* const d_logits = work_.d_logits;
+        multiply(gradients, list, work_.values.rows(head_), source_.value.size[4],
+                 [&](int k, Vector<T> product) {
+                     d_logits[k] = where_not_negative<T>(list.weights[k], product, Vector<T>{});
                  });
     }
 
@@ -212,7 +223,7 @@ class TileBackward {
         return total;
     }
 
-    // Turn the chunk's buffers into P and dS, and add what they give.
+    // Turn the chunk's buffers into gate P and scale dS, and add what they give.
     void differentiate(Vector<T> delta, Vector<T>& d_radius) {
         const KeyList<T>& list = work_.list;
         Vector<T> d_radius_now = d_radius;
@@ -222,21 +233,21 @@ class TileBackward {
             // On the ramp: the weight is below 1, and the key exists.
             const Vector<T> on_ramp = where_not_negative<T>(weight - 1, Vector<T>{}, d_unweighted);
             d_radius_now += where_not_negative<T>(weight, on_ramp, Vector<T>{});
-            work_.d_logits[k] = where_not_negative<T>(weight, weight * d_unweighted, Vector<T>{});
-            work_.unweighted[k] = max<T>(weight, Vector<T>{}) * unweighted;
+            work_.d_logits[k] = where_not_negative<T>(weight, scale_ * weight * d_unweighted, Vector<T>{});
+            work_.unweighted[k] = where_not_negative<T>(weight, gate_ * weight * unweighted, Vector<T>{});
         }
         d_radius = d_radius_now;
         const int64_t channels = level_.query.size[4], out_channels = level_.out.size[4];
         if (owned_) {
-            T* d_query = work_.d_query.room(0) + head_ * query_size_;
-            const Rows<T> keys = work_.keys.rows(head_);
+            T* d_query = work_.d_query.room(0) + head_ * d_query_size_;
+            const Rows<S> keys = work_.keys.rows(head_);
             if (work_.keys.finite) weigh<T, true>(list, work_.d_logits, keys, channels, d_query);
             else weigh<T, false>(list, work_.d_logits, keys, channels, d_query);
         }
         T* nowhere = work_.nowhere.room(std::max(padded<T>(channels), padded<T>(out_channels)));
-        scatter(list, work_.d_logits, work_.query_rows.room(0) + head_ * query_size_, channels, work_.d_keys.rows(head_),
+        scatter(list, work_.d_logits, work_.query_summands.room(0) + head_ * query_size_, channels, work_.d_keys.rows(head_),
                 nowhere);
-        scatter(list, work_.unweighted, work_.out_rows.room(0) + head_ * out_size_, out_channels,
+        scatter(list, work_.unweighted, work_.out_summands.room(0) + head_ * out_size_, out_channels,
                 work_.d_values.rows(head_), nowhere);
     }
 
@@ -252,23 +263,23 @@ class TileBackward {
         const View& view = level_.d_query;
         const int64_t channels = view.size[4], pitch = padded<T>(channels);
         with_storage<T>(view.dtype, [&](auto* storage) {
-            using S = std::remove_pointer_t<decltype(storage)>;
+            using Stored = std::remove_pointer_t<decltype(storage)>;
             for (int lane = 0; lane < LANES<T>; ++lane)
                 for (int64_t head = 0; tile_.has(lane) && head < band_.heads.count; ++head) {
-                    T* row = work_.d_query.room(0) + head * query_size_ + lane * pitch;
-                    S* to = reinterpret_cast<S*>(view.data) +
+                    T* row = work_.d_query.room(0) + head * d_query_size_ + lane * pitch;
+                    Stored* to = reinterpret_cast<Stored*>(view.data) +
                             band_.heads.plane(head).offset(view, tile_.y + lane / tile_.WIDTH, tile_.x + lane % tile_.WIDTH);
                     for (int64_t d = 0; d < channels; d += LANES<T>) {
                         const Mask<T> mask = first_lanes<T>(channels - d);
                         const Vector<T> before = several_ ? load_where(to + d, mask) : Vector<T>{};
-                        store_where(to + d, before + scale_ * load(row + d), mask);
+                        store_where(to + d, before + load(row + d), mask);
                     }
                 }
         });
     }
 };
 
-template <class T>
+template <class T, class S>
 class Backward {
    public:
     explicit Backward(const Attention& attention) : attention_(attention) {}
@@ -282,7 +293,8 @@ class Backward {
             counts.push_back(int64_t(bands.back().size()));
         }
         parallel_phases(attention_.threads, counts, [&](size_t source, int64_t item) {
-            static thread_local Workspace<T> workspace;
+            Workspace<T, S>& workspace = of_this_thread<Workspace<T, S>>();
+            const ProductsInUse<S> products;
             run(int(source), bands[source][item], workspace);
         });
     }
@@ -308,7 +320,7 @@ class Backward {
         int64_t bytes = 1;
         for (const Pair& pair : attention_.pairs)
             if (pair.source == source)
-                bytes = std::max(bytes, 2 * bytes_reached<T>(attention_, pair));
+                bytes = std::max(bytes, bytes_reached<T, S>(attention_, pair) + bytes_reached<T, T>(attention_, pair));
         return bytes;
     }
 
@@ -329,7 +341,7 @@ class Backward {
         return steps;
     }
 
-    void run(int number, const Band& band, Workspace<T>& work) const {
+    void run(int number, const Band& band, Workspace<T, S>& work) const {
         const KeyLevel& source = attention_.sources[number];
         const std::vector<Step> steps = steps_of(number, band);
         int64_t capacity = 1, end = 0;
@@ -362,7 +374,7 @@ class Backward {
         write(band.last);
     }
 
-    void run(const Step& step, const Band& band, Workspace<T>& work) const {
+    void run(const Step& step, const Band& band, Workspace<T, S>& work) const {
         const QueryLevel& level = attention_.levels[step.pair->level];
         const KeyLevel& source = attention_.sources[step.pair->source];
         const Extent queries = extent_of(level.extent, band.heads.sample, level.query);
@@ -372,7 +384,7 @@ class Backward {
         const bool owned = home >= band.first && home < band.last;
         for (int64_t x = 0; x < queries.width; x += TILE_WIDTH<T>) {
             const Tile<T> tile(step.row * TILE_HEIGHT<T>, x, level.query, queries);
-            TileBackward<T>(attention_, *step.pair, band, tile, owned, work).run();
+            TileBackward<T, S>(attention_, *step.pair, band, tile, owned, work).run();
         }
     }
 };
@@ -380,8 +392,13 @@ class Backward {
 }  // namespace
 
 void attention_backward(const Attention& attention) {
-    if (attention.sources[0].key.dtype == DType::float64) Backward<double>(attention).run();
-    else Backward<float>(attention).run();
+#if defined(__AMX_BF16__)
+    if (is_bfloat16(attention)) Backward<float, BFloat16>(attention).run();
+    else avx512::attention_backward(attention);
+#else
+    if (attention.sources[0].key.dtype == DType::float64) Backward<double, double>(attention).run();
+    else Backward<float, float>(attention).run();
+#endif
 }
 
 }  // namespace hamlet::HAMLET_ISA

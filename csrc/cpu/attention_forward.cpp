@@ -6,11 +6,12 @@
 namespace hamlet::HAMLET_ISA {
 namespace {
 
-template <class T>
+template <class T, class S>
 struct Workspace {
-    Buffer<T> query_rows, query_lanes, out, totals;
+    Buffer<S> query_rows, query_lanes;
+    Buffer<T> out, totals;
     TileWindows<T> windows;
-    std::vector<Packed<T>> keys, values;
+    std::vector<Packed<T, S>> keys, values;
     KeyList<T> list;
     Vector<T> logits[CHUNK + PADDING];
 };
@@ -22,7 +23,8 @@ struct Band {
     int64_t first, last;
 };
 
-template <class T>
+// Computes in T, from rows packed as S.
+template <class T, class S>
 class Forward {
    public:
     explicit Forward(const Attention& attention) : attention_(attention) {}
@@ -31,12 +33,15 @@ class Forward {
         std::vector<Band> bands;
         for (int level = 0; level < int(attention_.levels.size()); ++level) cut(level, bands);
         parallel_for(attention_.threads, int64_t(bands.size()), [&](int64_t item) {
-            static thread_local Workspace<T> workspace;
+            Workspace<T, S>& workspace = of_this_thread<Workspace<T, S>>();
+            const ProductsInUse<S> products;
             run(bands[item], workspace);
         });
     }
 
    private:
+    static constexpr bool SCALED = std::is_same_v<S, T>;  // whether the packed queries hold the scale: two bytes cannot
+
     const Attention& attention_;
 
     void cut(int level, std::vector<Band>& bands) const {
@@ -45,7 +50,7 @@ class Forward {
         if (tile_rows == 0 || query.size[2] == 0) return;
         int64_t bytes = 1;
         for (const Pair& pair : attention_.pairs)
-            if (pair.level == level) bytes += bytes_reached<T>(attention_, pair);
+            if (pair.level == level) bytes += bytes_reached<T, S>(attention_, pair);
         const std::vector<Heads> groups = groups_of(query.size[0], query.size[3], bytes, wanted);
         const int64_t parts = parts_of(int64_t(groups.size()), tile_rows, wanted);
         for (const Heads& heads : groups)
@@ -53,7 +58,7 @@ class Forward {
                 bands.push_back({level, heads, tile_rows * part / parts, tile_rows * (part + 1) / parts});
     }
 
-    void run(const Band& band, Workspace<T>& work) const {
+    void run(const Band& band, Workspace<T, S>& work) const {
         const QueryLevel& level = attention_.levels[band.level];
         const Extent extent = extent_of(level.extent, band.heads.sample, level.query);
         begin_sources(band, extent, work);
@@ -76,11 +81,11 @@ class Forward {
         return Tile<T>(row * TILE_HEIGHT<T>, number * TILE_WIDTH<T>, level.query, extent);
     }
 
-    void begin_sources(const Band& band, Extent queries, Workspace<T>& work) const {
+    void begin_sources(const Band& band, Extent queries, Workspace<T, S>& work) const {
         const size_t pairs = attention_.pairs.size();
         if (work.keys.size() < pairs) {
-            work.keys = std::vector<Packed<T>>(pairs);
-            work.values = std::vector<Packed<T>>(pairs);
+            work.keys = std::vector<Packed<T, S>>(pairs);
+            work.values = std::vector<Packed<T, S>>(pairs);
         }
         if (band.first * TILE_HEIGHT<T> >= queries.height) return;
         for (size_t i = 0; i < pairs; ++i) {
@@ -100,7 +105,7 @@ class Forward {
         }
     }
 
-    void pack_sources(const Band& band, Extent queries, int64_t row, Workspace<T>& work) const {
+    void pack_sources(const Band& band, Extent queries, int64_t row, Workspace<T, S>& work) const {
         if (row * TILE_HEIGHT<T> >= queries.height) return;
         for (size_t i = 0; i < attention_.pairs.size(); ++i) {
             const Pair& pair = attention_.pairs[i];
@@ -112,34 +117,38 @@ class Forward {
         }
     }
 
-    // The queries of a row of tiles, scaled and with the queries in the lanes.
-    void pack_queries(const Band& band, Extent extent, int64_t row, Workspace<T>& work) const {
+    // The queries of a row of tiles, with the queries in the lanes.
+    void pack_queries(const Band& band, Extent extent, int64_t row, Workspace<T, S>& work) const {
         const QueryLevel& level = attention_.levels[band.level];
-        const int64_t channels = level.query.size[4], size = LANES<T> * padded<T>(channels), tiles = tiles_of(level);
-        T* rows = work.query_rows.room(band.heads.count * size);
-        T* lanes = work.query_lanes.room(band.heads.count * tiles * size);
+        const int64_t channels = level.query.size[4], size = LANES<T> * padded<S>(channels), tiles = tiles_of(level);
+        S* rows = work.query_rows.room(band.heads.count * size);
+        S* lanes = work.query_lanes.room(band.heads.count * tiles * size);
         for (int64_t i = 0; i < tiles; ++i) {
             const Tile<T> tile = tile_of(level, extent, row, i);
             for (int64_t head = 0; head < band.heads.count; ++head)
                 pack_tile(tile, level.query, band.heads.plane(head), rows + head * size);
-            for (int64_t head = 0; head < band.heads.count; ++head)
-                transpose(rows + head * size, channels, T(attention_.scale * LOG2_E), lanes + (head * tiles + i) * size);
+            for (int64_t head = 0; head < band.heads.count; ++head) {
+                const S* own = rows + head * size;
+                S* to = lanes + (head * tiles + i) * size;
+                if constexpr (SCALED) transpose(own, channels, to, T(attention_.scale * LOG2_E));
+                else transpose(own, channels, to);
+            }
         }
     }
 
-    void write(const Band& band, Extent extent, int64_t row, Workspace<T>& work) const {
+    void write(const Band& band, Extent extent, int64_t row, Workspace<T, S>& work) const {
         const QueryLevel& level = attention_.levels[band.level];
         const int64_t channels = level.out.size[4], pitch = padded<T>(channels), tiles = tiles_of(level);
         const T* totals = work.totals.room(0);
         with_storage<T>(level.out.dtype, [&](auto* storage) {
-            using S = std::remove_pointer_t<decltype(storage)>;
+            using Stored = std::remove_pointer_t<decltype(storage)>;
             const Tile<T> first = tile_of(level, extent, row, 0);
             for (int y = 0; y < first.rows; ++y)
                 for (int64_t x = 0; x < level.query.size[2]; ++x)
                     for (int64_t head = 0; head < band.heads.count; ++head) {
                         const int64_t place = (head * tiles + x / first.WIDTH) * LANES<T> + y * first.WIDTH + x % first.WIDTH;
                         write_first(totals + place * pitch, channels,
-                                    reinterpret_cast<S*>(level.out.data) +
+                                    reinterpret_cast<Stored*>(level.out.data) +
                                         band.heads.plane(head).offset(level.out, first.y + y, x));
                     }
         });
@@ -148,7 +157,7 @@ class Forward {
     // One pair of a tile for all heads of the band. Which keys it reaches, and with what weights, the heads share unless
     // each has radii of its own.
     void attend(int number, const Tile<T>& tile, Extent extent, Heads heads, int64_t place, int64_t tiles,
-                Workspace<T>& work) const {
+                Workspace<T, S>& work) const {
         const Pair& pair = attention_.pairs[number];
         const KeyLevel& source = attention_.sources[pair.source];
         const Extent keys = extent_of(source.extent, heads.sample, source.key);
@@ -156,14 +165,15 @@ class Forward {
         TileWindows<T>& windows = work.windows;
         if (!tile.empty()) windows.measure(tile, extent, keys, pair.max_radius + attention_.softness);
         bool listed = false;  // whether the list holds every key of the tile
+        Radii<T> radii;
         for (int64_t head = 0; head < heads.count; ++head) {
             const Plane plane = heads.plane(head);
             if (tile.empty()) {
                 tile.write(pair.lse, plane, broadcast<T>(-std::numeric_limits<T>::infinity()));
                 continue;
             }
-            const Radii<T> radii(tile, pair.radius, plane, T(pair.max_radius));
             if (head == 0 || (pair.radius && pair.radius.stride[3] != 0)) {
+                radii = Radii<T>(tile, pair.radius, plane, T(pair.max_radius));
                 windows.make(radii.clamped, T(attention_.softness));
                 listed = false;
             }
@@ -184,37 +194,51 @@ class Forward {
     };
 
     // Online softmax: what was summed so far is scaled to the new maximum, which is over keys that exist alone.
-    void add_chunk(int number, int64_t head, int64_t place, Softmax& softmax, Workspace<T>& work) const {
+    void add_chunk(int number, int64_t head, int64_t place, Softmax& softmax, Workspace<T, S>& work) const {
         const KeyLevel& source = attention_.sources[attention_.pairs[number].source];
         const KeyList<T>& list = work.list;
         Vector<T>* const logits = work.logits;
         const int64_t channels = source.key.size[4];
-        const T* const queries = work.query_lanes.room(0) + place * LANES<T> * padded<T>(channels);
-        Vector<T> largest = softmax.largest;
-        multiply(queries, work.keys[number].rows(head), channels, list.index, list.count,
-                 [&](int k, Vector<T> logit) {
-                     const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
-                     logits[k] = where_not_negative<T>(list.weights[k], logit, nothing);
-                     largest = max<T>(largest, logits[k]);
-                 });
+        const S* const queries = work.query_lanes.room(0) + place * LANES<T> * padded<S>(channels);
+        const Vector<T> largest = max<T>(
+            softmax.largest, multiply_keys(queries, list, work.keys[number].rows(head), channels, logits));
         const Vector<T> base = max<T>(largest, broadcast<T>(std::numeric_limits<T>::lowest()));
         const Vector<T> shrink = exp2_of_negative<T>(softmax.largest - base);
-        Vector<T> sum = softmax.sum * shrink;
-        for (int k = 0; k < list.count; ++k) {
-            logits[k] = max<T>(list.weights[k], Vector<T>{}) * exp2_of_negative<T>(logits[k] - base);
-            sum += logits[k];
-        }
+        softmax.sum = softmax.sum * shrink + exponentiate(list, base, logits);
         if (!softmax.begun) softmax.begun = true;
         else scale_rows(softmax.out, shrink, padded<T>(source.value.size[4]));
         softmax.largest = largest;
-        softmax.sum = sum;
-        const Rows<T> values = work.values[number].rows(head);
+        const Rows<S> values = work.values[number].rows(head);
         if (work.values[number].finite) {
             weigh<T, true>(list, logits, values, source.value.size[4], softmax.out);
         } else {
             spoil(values, work);
             weigh<T, false>(list, logits, values, source.value.size[4], softmax.out);
         }
+    }
+
+    // Logits, -infinity out of reach; returns their maximum. Not inlined, so that all it needs finds a register.
+    HAMLET_APART Vector<T> multiply_keys(const S* queries, const KeyList<T>& list, Rows<S> keys, int64_t channels,
+                                         Vector<T>* logits) const {
+        const T scale = SCALED ? T(1) : T(attention_.scale * LOG2_E);
+        const Vector<T> nothing = broadcast<T>(-std::numeric_limits<T>::infinity());
+        Vector<T> largest = nothing;
+        multiply(queries, list, keys, channels, [&](int k, Vector<T> product) {
+            const Vector<T> logit = SCALED ? product : scale * product;
+            logits[k] = where_not_negative<T>(list.weights[k], logit, nothing);
+            largest = max<T>(largest, logits[k]);
+        });
+        return largest;
+    }
+
+    // Logits become weights; returns their sum.
+    HAMLET_APART static Vector<T> exponentiate(const KeyList<T>& list, Vector<T> base, Vector<T>* logits) {
+        Vector<T> sum = {};
+        for (int k = 0; k < list.count; ++k) {
+            logits[k] = list.weights[k] * exp2_of_negative<T>(logits[k] - base);
+            sum += logits[k];
+        }
+        return sum;
     }
 
     static void scale_rows(T* rows, Vector<T> factor, int64_t pitch) {
@@ -226,7 +250,7 @@ class Forward {
 
     // total += gate * softmax(...) v of one pair; its log-sum-exp is written.
     void finish(const Pair& pair, const Tile<T>& tile, Plane plane, Vector<T> poison, const Softmax& softmax,
-                int64_t place, Workspace<T>& work) const {
+                int64_t place, Workspace<T, S>& work) const {
         const int64_t pitch = padded<T>(attention_.sources[pair.source].value.size[4]);
         const Vector<T> gate = tile.read(pair.gate, plane, T(1), T(0));
         const Vector<T> some = where_not_negative<T>(-softmax.sum, Vector<T>{}, broadcast<T>(T(1)));
@@ -241,7 +265,7 @@ class Forward {
     }
 
     // A value that is not finite spoils the queries that reach it, and no other through 0 * NaN.
-    void spoil(Rows<T> values, Workspace<T>& work) const {
+    void spoil(Rows<S> values, Workspace<T, S>& work) const {
         const Vector<T> spoilt = broadcast<T>(std::numeric_limits<T>::quiet_NaN());
         for (int k = 0; k < work.list.count; ++k)
             if (!is_zero<T>(not_finite(values.at(work.list.index[k]), values.pitch)))
@@ -252,8 +276,13 @@ class Forward {
 }  // namespace
 
 void attention_forward(const Attention& attention) {
-    if (attention.sources[0].key.dtype == DType::float64) Forward<double>(attention).run();
-    else Forward<float>(attention).run();
+#if defined(__AMX_BF16__)
+    if (is_bfloat16(attention)) Forward<float, BFloat16>(attention).run();
+    else avx512::attention_forward(attention);
+#else
+    if (attention.sources[0].key.dtype == DType::float64) Forward<double, double>(attention).run();
+    else Forward<float, float>(attention).run();
+#endif
 }
 
 }  // namespace hamlet::HAMLET_ISA

@@ -3,7 +3,14 @@
 #include <atomic>
 #include <stdexcept>
 
-#if defined(__x86_64__)
+#if defined(HAMLET_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#if defined(HAMLET_AMX)
+#define HAMLET_FOR_EACH_ISA(apply) apply(baseline) apply(avx2) apply(avx512) apply(amx)
+#elif defined(__x86_64__)
 #define HAMLET_FOR_EACH_ISA(apply) apply(baseline) apply(avx2) apply(avx512)
 #else
 #define HAMLET_FOR_EACH_ISA(apply) apply(baseline)
@@ -20,14 +27,27 @@ HAMLET_FOR_EACH_ISA(HAMLET_DECLARE)
 
 namespace {
 
+#if defined(HAMLET_AMX)
+// The kernel keeps room for a process's matrix registers once it has asked for it (Documentation/arch/x86/xstate.rst).
+bool may_use_matrix_registers() {
+    constexpr long REQUEST_PERMISSION = 0x1023, MATRIX_DATA = 18;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, MATRIX_DATA) == 0;
+}
+#endif
+
 bool has(const std::string& name) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (name == "avx2") return avx2;
-    if (name == "avx512")
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (name == "avx512") return avx512;
+#if defined(HAMLET_AMX)
+    if (name == "amx")
+        return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("amx-bf16") &&
+               may_use_matrix_registers();
+#endif
 #endif
     return name == "baseline";
 }

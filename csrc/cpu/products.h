@@ -19,17 +19,23 @@ inline int64_t padded(int64_t channels) {
     return (channels + LANES<T> - 1) / LANES<T> * LANES<T>;
 }
 
-constexpr int KEYS_AT_ONCE = 8;
+// Held while products of such rows are computed.
+template <class S>
+struct ProductsInUse {
+    ProductsInUse() {}
+};
 
-// Call `use(k, product)` with sum over d of queries[d] * keys[index[k]][d] for every key, up to the next multiple of eight:
+constexpr int KEYS_AT_ONCE = 8;
+constexpr int ROWS_BEYOND = 16;  // how many rows after the last one may be read, whatever they hold
+
+// Call `use(k, product)` with sum over d of queries[d] * rows[index[k]][d] for every key, up to the next multiple of eight:
 // all queries of the tile in one vector. Eight sums at a time hide the latency of the multiply-add.
 template <class T, class Use>
-inline void multiply(const T* queries, Rows<T> keys, int64_t channels, const int32_t* index, int count,
-                     const Use& use) {
+HAMLET_INLINE void multiply(const T* queries, const KeyList<T>& keys, Rows<T> rows, int64_t channels, const Use& use) {
     static_assert(KEYS_AT_ONCE <= PADDING);
-    for (int first = 0; first < count; first += KEYS_AT_ONCE) {
+    for (int first = 0; first < keys.count; first += KEYS_AT_ONCE) {
         const T* row[KEYS_AT_ONCE];
-        for (int j = 0; j < KEYS_AT_ONCE; ++j) row[j] = keys.at(index[first + j]);
+        for (int j = 0; j < KEYS_AT_ONCE; ++j) row[j] = rows.at(keys.index[first + j]);
         Vector<T> total[KEYS_AT_ONCE] = {};
         for (int64_t d = 0; d < channels; ++d) {
             const Vector<T> query = load(queries + d * LANES<T>);
@@ -98,6 +104,12 @@ inline void weigh(const KeyList<T>& keys, const Vector<T>* weights, Rows<T> rows
     }
 }
 
+// A tile's rows as `scatter` takes them: where a weight is 0 the product must be 0 too, whatever they hold.
+template <std::floating_point T>
+inline void make_summands(const T* rows, int64_t channels, T* to) {
+    for (int64_t i = 0; i < LANES<T> * padded<T>(channels); i += LANES<T>) store(to + i, finite_or_zero<T>(load(rows + i)));
+}
+
 template <class T, int VECTORS>
 HAMLET_INLINE void scatter_columns(const T* weights, const T* queries, int64_t pitch, int first_lane, int last_lane,
                                    T* const* to) {
@@ -120,7 +132,8 @@ HAMLET_INLINE void scatter_columns(const T* weights, const T* queries, int64_t p
         for (int v = 0; v < VECTORS; ++v) store(to[j] + v * LANES<T>, load(to[j] + v * LANES<T>) + total[j][v]);
 }
 
-// rows[index[key]] += sum over queries of weights[key][query] * queries[query], for the keys [begin, end) of the list.
+// rows[index[key]] += sum over queries of weights[key][query] * queries[query], for the keys [begin, end) of the list;
+// the queries are summands.
 // `nowhere` is a row that anything may be added to.
 template <class T>
 inline void scatter(const KeyList<T>& keys, const Vector<T>* weights, const T* queries, int64_t channels, Rows<T> rows,

@@ -32,4 +32,12 @@ class Buffer {
     int64_t size_ = 0;
 };
 
+// The calling thread's own, kept as long as the thread. Not inlined: the address of what is thread-local would be asked for
+// again at every use.
+template <class T>
+HAMLET_APART T& of_this_thread() {
+    static thread_local T kept;
+    return kept;
+}
+
 }  // namespace hamlet::HAMLET_ISA

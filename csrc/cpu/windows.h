@@ -122,7 +122,11 @@ struct Tile {
           rows(int(std::min<int64_t>(HEIGHT, grid.size[1] - y))),
           columns(int(std::min<int64_t>(WIDTH, grid.size[2] - x))),
           valid_rows(int(std::clamp<int64_t>(extent.height - y, 0, HEIGHT))),
-          valid_columns(int(std::clamp<int64_t>(extent.width - x, 0, WIDTH))) {}
+          valid_columns(int(std::clamp<int64_t>(extent.width - x, 0, WIDTH))) {
+        alignas(64) T signs[LANES<T>];
+        for (int lane = 0; lane < LANES<T>; ++lane) signs[lane] = has(lane) ? T(1) : T(-1);
+        signs_ = load(signs);
+    }
 
     bool empty() const { return valid_rows == 0 || valid_columns == 0; }
 
@@ -130,10 +134,10 @@ struct Tile {
 
     // A view (B, H, W, N) at each query, `absent` without a view; `nowhere` in the lanes that hold no query.
     Vector<T> read(const View& view, Plane plane, T absent, T nowhere) const {
+        const Vector<T> without = where_not_negative<T>(signs_, broadcast(absent), broadcast(nowhere));
+        if (!view) return without;
         alignas(64) T values[LANES<T>];
-        store(values, broadcast(nowhere));
-        for_each_lane(valid_rows, valid_columns, [&](int lane) { values[lane] = absent; });
-        if (!view) return load(values);
+        store(values, without);
         with_type(view.dtype, [&](auto* storage) {
             const auto* data = reinterpret_cast<decltype(storage)>(view.data) + plane.offset(view, y, x);
             for_each_lane(valid_rows, valid_columns, [&](int lane) {
@@ -155,6 +159,8 @@ struct Tile {
     }
 
    private:
+    Vector<T> signs_;  // -1 in the lanes that hold no query
+
     template <class Run>
     static HAMLET_INLINE void for_each_lane(int rows, int columns, const Run& run) {
         for (int row = 0; row < rows; ++row)
@@ -163,7 +169,7 @@ struct Tile {
 };
 
 constexpr int CHUNK = 512;
-constexpr int PADDING = 8;
+constexpr int PADDING = HAMLET_VECTOR_BYTES == 64 ? 32 : 8;
 
 // Where packed rows of pixels lie: row `first` at the beginning, row `first + capacity` in its place again.
 struct Ring {
@@ -175,7 +181,8 @@ struct Ring {
 // The keys that a tile reaches, in order of rows, at most CHUNK at a time.
 template <class T>
 struct KeyList {
-    int count = 0;
+    int count = 0, runs = 0;
+    int run_begin[CHUNK + 1];             // the keys of a run follow each other: each is a part of a row
     int32_t index[CHUNK + PADDING];       // among the packed keys
     Vector<T> weights[CHUNK + PADDING];   // -1 where a query does not reach the key
     int begin[TILE_HEIGHT<T>], end[TILE_HEIGHT<T>];  // the part that the queries of a tile's row reach
@@ -184,7 +191,7 @@ struct KeyList {
     // Go on from (row, column), which are moved; returns whether keys were found.
     bool fill(const AxisWeights<T>& rows, const AxisWeights<T>& columns, int64_t& row, int64_t& column,
               Ring ring, int64_t first_row, int64_t last_row) {
-        count = 0;
+        count = runs = 0;
         row_begin = row_end = 0;
         for (int i = 0; i < TILE_HEIGHT<T>; ++i) begin[i] = end[i] = 0;
         while (row < rows.end && count < CHUNK) {
@@ -199,6 +206,7 @@ struct KeyList {
                 note(lanes, taken, row >= first_row && row < last_row);
                 const Vector<T>* of_columns = columns.weights + (column - columns.begin);
                 const int32_t first = int32_t(ring.index(row, column));
+                run_begin[runs++] = count;
                 for (int i = 0; i < taken; ++i) {
                     index[count + i] = first + i;
                     weights[count + i] = min<T>(of_row, of_columns[i]);
@@ -211,6 +219,7 @@ struct KeyList {
                 column = columns.begin;
             }
         }
+        run_begin[runs] = count;
         for (int i = 0; i < PADDING && count; ++i) {
             index[count + i] = index[count - 1];
             weights[count + i] = broadcast<T>(-1);

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from hamlet.ops import cross_scale_attention, dynamic_conv2d, pyramid_attention
+from hamlet.ops import cross_scale_attention, dynamic_conv2d, pyramid_attention, use_backend
 from tests.ops import dense
 
 pytestmark = pytest.mark.usefixtures("every_instruction_set")
@@ -190,3 +190,37 @@ def test_the_peak_counts_all_that_it_does():
     rate = operations / (time.perf_counter() - begin)
     assert operations == 8 * native.multiply_adds(1, 1)
     assert 1e8 < rate < 1e13
+
+
+@pytest.mark.parametrize(("channels", "value_channels", "radius"), [(20, 40, 2.0), (72, 8, 30.0), (1, 100, 5.5)])
+def test_bfloat16_is_as_exact_as_its_storage(channels, value_channels, radius):
+    query, key = torch.randn(2, 9, 14, 2, channels), torch.randn(2, 27, 25, 2, channels)
+    value, gate = torch.randn(2, 27, 25, 2, value_channels), torch.randn(2, 9, 14, 2)
+    tensors = [tensor.bfloat16() for tensor in (query, key, value, gate)]
+
+    def attend(query, key, value, gate):
+        return cross_scale_attention(query, key, value, gate=gate, radius=radius, max_radius=radius)
+
+    with use_backend("reference"):
+        exact = gradients(attend, *(tensor.double() for tensor in tensors))
+    for got, want in zip(gradients(attend, *tensors), exact, strict=True):
+        # One rounding to eight bits is 1.7e-3 of a tensor's norm: results, what gradients begin with and weights have one.
+        assert (got.double() - want).norm() < 6e-3 * want.norm()
+
+
+def test_what_is_not_finite_stays_in_its_windows_in_bfloat16():
+    query, key, value = (torch.randn(1, 12, 11, 2, 32).bfloat16() for _ in range(3))
+    spoilt_key, spoilt_value = key.clone(), value.clone()
+    spoilt_key[0, 2, 3, 0], spoilt_value[0, 9, 8, 1] = torch.nan, torch.inf
+
+    def attend(query, key, value):
+        return cross_scale_attention(query, key, value, radius=2.0, max_radius=2.0)
+
+    clean, spoilt = gradients(attend, query, key, value), gradients(attend, query, spoilt_key, spoilt_value)
+    y, x = torch.meshgrid(torch.arange(12), torch.arange(11), indexing="ij")
+    far = [((y - row).abs().maximum((x - column).abs()) > reach) for row, column, reach in ((2, 3, 2), (9, 8, 2))]
+    farther = [((y - row).abs().maximum((x - column).abs()) > reach) for row, column, reach in ((2, 3, 4), (9, 8, 4))]
+    for i, (before, after) in enumerate(zip(clean, spoilt, strict=True)):
+        # A key's gradient comes from the queries that reach it, which may reach the one that is not finite.
+        for head, kept in enumerate(far if i < 2 else farther):
+            assert torch.equal(before[0, :, :, head][kept], after[0, :, :, head][kept])
