@@ -27,7 +27,8 @@ struct Pixel {
     bool exists;
 };
 
-// `part` is what of a group a block works on, of so many parts.
+// What of a group a block works on is one of so many parts. Groups change fastest: channels_last, neighbouring ones have
+// sectors of memory in common.
 struct Work {
     int group, part, segment, sample;
 

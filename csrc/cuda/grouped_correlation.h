@@ -13,7 +13,8 @@ struct GroupedCorrelation : GroupedBlock<T> {
     using Base = GroupedBlock<T>;
     using Base::p, Base::work, Base::cut, Base::stage, Base::taps;
     using Products = GroupedProducts<T, TF32>;
-    static constexpr int M = TILE_PIXELS / GROUPED_WARPS / 16, OUTPUTS = N * 8, PITCH = OUTPUTS + UNIT;
+    static constexpr int M = TILE_PIXELS / GROUPED_WARPS / 16, OUTPUTS = N * 8, PITCH = sums_pitch(OUTPUTS);
+    static constexpr int ROWS_AT_ONCE = sums_at_once(OUTPUTS), M_AT_ONCE = ROWS_AT_ONCE / 16;  // that leave a warp
 
     const int first_output;
 
@@ -25,11 +26,10 @@ struct GroupedCorrelation : GroupedBlock<T> {
         return shared_memory().template as<T>(p.plan.filters + number * p.plan.filter_bytes);
     }
     HAMLET_DEVICE Shared<float> scratch() const {
-        return shared_memory().template as<float>(p.plan.scratch) + thread_index() / WARP * 16 * PITCH;
+        return shared_memory().template as<float>(p.plan.scratch) + thread_index() / WARP * ROWS_AT_ONCE * PITCH;
     }
 
-    // The filters for a chunk of the source's channels, by tap, unit and output; in that order of loads which their
-    // order in memory allows.
+    // The filters for a chunk of the source's channels, by tap, unit and output, loaded in their order in memory.
     HAMLET_DEVICE void load_filters(int chunk, Shared<T> to) const {
         const int inner = p.plan.units * UNIT, first_input = chunk * inner, size = taps();
         const int64_t of_group = int64_t(work.sample) * p.shape.groups + work.group;
@@ -78,37 +78,49 @@ struct GroupedCorrelation : GroupedBlock<T> {
     // Channels of the target at a pixel, COUNT of them side by side, from the sums in this warp's scratch on.
     template <int COUNT>
     HAMLET_DEVICE void write(int row, int channel, const Pixel& pixel) const {
+        constexpr int TOGETHER = COUNT < 4 ? COUNT : 4;
         const bool valid = this->is_valid(pixel);
         const int first = work.group * p.shape.outputs + first_output + channel;
-        auto sums = scratch().template load_pack<COUNT>(row * PITCH + channel);
-        if (p.residual && valid) {
-            const auto added = p.source.data.template load_pack<COUNT>(
-                p.source.offset(work.sample, first, pixel.y, pixel.x));
+        float sums[COUNT];
+        HAMLET_UNROLL
+        for (int e = 0; e < COUNT; e += TOGETHER) {
+            const auto found = scratch().template load_pack<TOGETHER>(row * PITCH + channel + e);
             HAMLET_UNROLL
-            for (int e = 0; e < COUNT; ++e) sums.element[e] += number(added.element[e]);
+            for (int i = 0; i < TOGETHER; ++i) sums[e + i] = valid ? found.element[i] : 0;
+        }
+        if (p.residual && valid) {
+            const int64_t from = p.source.offset(work.sample, first, pixel.y, pixel.x);
+            const auto added = p.source.data.template load_pack<COUNT>(from);
+            HAMLET_UNROLL
+            for (int e = 0; e < COUNT; ++e) sums[e] += number(added.element[e]);
         }
         Pack<T, COUNT> result;
         HAMLET_UNROLL
-        for (int e = 0; e < COUNT; ++e) result.element[e] = stored<T>(valid ? sums.element[e] : 0);
+        for (int e = 0; e < COUNT; ++e) result.element[e] = stored<T>(sums[e]);
         p.target.data.template store_pack<COUNT>(p.target.offset(work.sample, first, pixel.y, pixel.x), result);
     }
 
-    // 16 pixels' sums, those of a warp, from its scratch to the target.
+    // The sums in a warp's scratch, of so many pixels of the tile from `first` on, to the target.
     HAMLET_DEVICE void write_rows(int first, Corner& corner) const {
         const int channels = p.shape.outputs - first_output;
         if (p.aligned_target) {
             constexpr int SLOTS = OUTPUTS / COPIED<T>;
-            for (int i = lane_index(); i < 16 * SLOTS; i += WARP) {
+            HAMLET_ROLLED
+            for (int i = lane_index(); i < ROWS_AT_ONCE * SLOTS; i += WARP) {
                 const int row = i / SLOTS, channel = i % SLOTS * COPIED<T>;
                 const Pixel pixel = this->target_pixel(first + row, corner);
                 if (pixel.exists && channel < channels) write<COPIED<T>>(row, channel, pixel);
             }
         } else {
-            const bool last = p.target.channel == 1;
-            for (int i = lane_index(); i < 16 * OUTPUTS; i += WARP) {
-                const int row = last ? i / OUTPUTS : i % 16, channel = last ? i % OUTPUTS : i / 16;
+            // Lanes side by side write pixels side by side.
+            constexpr int LANES = ROWS_AT_ONCE < WARP ? ROWS_AT_ONCE : WARP;
+            HAMLET_ROLLED
+            for (int row = lane_index() % LANES; row < ROWS_AT_ONCE; row += LANES) {
                 const Pixel pixel = this->target_pixel(first + row, corner);
-                if (pixel.exists && channel < channels) write<1>(row, channel, pixel);
+                if (!pixel.exists) continue;
+                HAMLET_ROLLED
+                for (int channel = lane_index() / LANES; channel < min(channels, OUTPUTS); channel += WARP / LANES)
+                    write<1>(row, channel, pixel);
             }
         }
     }
@@ -117,16 +129,21 @@ struct GroupedCorrelation : GroupedBlock<T> {
         const int lane = lane_index(), first = thread_index() / WARP * M * 16;
         Corner corner = this->corner_of(turn);
         HAMLET_UNROLL
-        for (int m = 0; m < M; ++m) {
+        for (int begin = 0; begin < M; begin += M_AT_ONCE) {
             synchronise_warp();
             HAMLET_UNROLL
-            for (int n = 0; n < N; ++n)
+            for (int m = 0; m < M_AT_ONCE; ++m)
                 HAMLET_UNROLL
-                for (int r = 0; r < 2; ++r)
-                    scratch().template store_pack<2>((lane / 4 + r * 8) * PITCH + n * 8 + lane % 4 * 2,
-                                                     {{sums[m][n][r * 2], sums[m][n][r * 2 + 1]}});
+                for (int n = 0; n < N; ++n)
+                    HAMLET_UNROLL
+                    for (int r = 0; r < 2; ++r) {
+                        const int row = m * 16 + lane / 4 + r * 8;
+                        const auto& from = sums[begin + m][n];
+                        scratch().template store_pack<2>(row * PITCH + n * 8 + lane % 4 * 2,
+                                                         {{from[r * 2], from[r * 2 + 1]}});
+                    }
             synchronise_warp();
-            write_rows(first + m * 16, corner);
+            write_rows(first + begin * 16, corner);
         }
     }
 

@@ -31,15 +31,18 @@ struct GroupedFilters : GroupedBlock<T> {
         columns = {warp % p.plan.across, p.plan.across, (p.plan.tap_units + 1) / 2};
     }
 
-    HAMLET_DEVICE Shared<T> grads(int number) const {
-        return shared_memory().template as<T>(p.plan.stage + number % STAGES * p.plan.stage_bytes + p.plan.grads);
+    HAMLET_DEVICE Gradients<T> grads(int number) const {
+        const int begin = p.plan.stage + number % STAGES * p.plan.stage_bytes + p.plan.grads;
+        const int units = (p.shape.outputs - first_output + UNIT - 1) / UNIT;
+        return {shared_memory().template as<T>(begin), min(units, OUTPUTS / UNIT)};
     }
 
     HAMLET_DEVICE void stage_step(int turn) const {
         this->stage_source(turn, first_input, stage(turn));
         Corner corner = this->corner_of(turn);
+        const Gradients<T> to = grads(turn);
         this->stage_pixels(p.target, p.aligned_target, work.group * p.shape.outputs + first_output,
-                           p.shape.outputs - first_output, OUTPUTS / UNIT, GRAD_PLANE, TILE_PIXELS, grads(turn),
+                           p.shape.outputs - first_output, to.units, Gradients<T>::PLANE, TILE_PIXELS, to.data,
                            [&](int i) {
                                Pixel pixel = this->target_pixel(i, corner);
                                pixel.exists = this->is_valid(pixel);

@@ -8,9 +8,14 @@ namespace hamlet::cuda {
 constexpr int GROUPED_THREADS = 128, GROUPED_WARPS = GROUPED_THREADS / WARP;
 constexpr int UNIT = 8;            // neighbouring channels that the matrix units take of a pixel at once
 constexpr int TILE_PIXELS = 256;   // of the target, at most
-// Of staged units, those of one pixel begin a quarter of the banks apart.
-constexpr int plane_of(int pixels) { return (pixels + 7) / 8 * 8 + 2; }
 constexpr int MOST_STAGED = 4096;  // pixels; a place among them is told in 12 bits
+
+// Pixels between units that are staged: those of one pixel begin a quarter of the banks apart.
+constexpr int plane_of(int pixels) { return (pixels + 7) / 8 * 8 + 2; }
+
+// Of a warp's sums as they leave it: pixels at once, and floats between them.
+constexpr int sums_at_once(int outputs) { return 512 / outputs; }
+constexpr int sums_pitch(int outputs) { return outputs + 4; }
 
 // Tiles of 8 columns that a warp of the filters' gradient sums, of 16 * rows outputs: what it has registers for.
 constexpr int columns_of_warp(int rows) { return rows == 1 ? 16 : 10; }
@@ -45,14 +50,15 @@ inline void share_channels(GroupedPlan& plan, const GroupedShape& shape, int mos
     plan.units = divided_up(all, plan.chunks);
 }
 
-inline int least_capacity(const GroupedShape& shape) {
-    return shape.filter_height * (shape.skip * 7 + shape.filter_width);
+// What the narrowest of the cuts stages at least.
+inline int64_t least_capacity(const GroupedShape& shape) {
+    return int64_t(shape.filter_height) * (shape.skip * 7 + shape.filter_width);
 }
 
 inline int wanted_capacity(const GroupedShape& shape) {
     const int64_t square = int64_t(shape.skip * 15 + shape.filter_height) * (shape.skip * 15 + shape.filter_width);
     // A quarter more: several small pieces have more of a halo than one large one.
-    return int(std::clamp<int64_t>(square + square / 4, least_capacity(shape), MOST_STAGED));
+    return int(std::max(std::min<int64_t>(square + square / 4, MOST_STAGED), least_capacity(shape)));
 }
 
 inline int unit_bytes(const GroupedPlan& plan, const GroupedShape& shape, int planes) {
@@ -79,7 +85,7 @@ inline void place_correlation(GroupedPlan& plan, const GroupedShape& shape) {
                                    GROUPED_ALIGNMENT);
     plan.resident = plan.chunks == 1 || int64_t(plan.chunks) * plan.filter_bytes <= RESIDENT_BYTES;
     plan.scratch = plan.filters + plan.filter_bytes * (plan.resident ? plan.chunks : STAGES);
-    plan.stage = plan.scratch + GROUPED_WARPS * 16 * (plan.outputs + UNIT) * 4;
+    plan.stage = plan.scratch + GROUPED_WARPS * sums_at_once(plan.outputs) * sums_pitch(plan.outputs) * 4;
     plan.stage_bytes = rounded_up(unit_bytes(plan, shape, plan.units), GROUPED_ALIGNMENT);
     plan.shared_bytes = plan.stage + STAGES * plan.stage_bytes;
 }
@@ -104,7 +110,7 @@ inline void place_filters_gradient(GroupedPlan& plan, const GroupedShape& shape)
 inline bool shrink(GroupedPlan& plan, const GroupedShape& shape) {
     if (plan.units > 1) share_channels(plan, shape, plan.units - 1);
     else if (plan.capacity > least_capacity(shape))
-        plan.capacity = std::max(plan.capacity * 3 / 4, least_capacity(shape));
+        plan.capacity = std::max(plan.capacity * 3 / 4, int(least_capacity(shape)));
     else return false;
     return true;
 }
@@ -112,18 +118,20 @@ inline bool shrink(GroupedPlan& plan, const GroupedShape& shape) {
 template <class Place>
 void fit(GroupedPlan& plan, const GroupedShape& shape, DeviceLimits limits, const Place& place) {
     constexpr int MOST_UNITS = 4, STAGE_BYTES = 16 * 1024;
+    if (least_capacity(shape) > MOST_STAGED) return;
     plan.taps = shape.filter_height * shape.filter_width;
     plan.capacity = wanted_capacity(shape);
     share_channels(plan, shape, MOST_UNITS);
     place(plan, shape);
     while (unit_bytes(plan, shape, plan.units) > STAGE_BYTES && shrink(plan, shape)) place(plan, shape);
     while (plan.shared_bytes > limits.shared_bytes && shrink(plan, shape)) place(plan, shape);
-    plan.fits = plan.shared_bytes <= limits.shared_bytes && plan.capacity <= MOST_STAGED;
+    plan.fits = plan.shared_bytes <= limits.shared_bytes;
 }
 
 // Blocks of threads that share the tiles of a group.
 inline void share_tiles(GroupedPlan& plan, const GroupedShape& shape, DeviceLimits limits, int64_t blocks_of_group) {
     constexpr int BLOCKS_OF_MULTIPROCESSOR = 4;
+    if (!plan.fits) return;
     const int64_t others = int64_t(shape.samples) * shape.groups * blocks_of_group;
     const int64_t wanted = int64_t(BLOCKS_OF_MULTIPROCESSOR) * limits.multiprocessors;
     const int64_t pixels = int64_t(shape.target_height) * shape.target_width;

@@ -15,7 +15,16 @@ struct Columns {
     HAMLET_DEVICE bool has(int i) const { return pair(i) < pairs; }
 };
 
-constexpr int GRAD_PLANE = plane_of(TILE_PIXELS);
+// The staged gradients of some outputs at a tile's pixels. Outputs beyond the last unit are read as those of the last;
+// what is summed of them is not used.
+template <class T>
+struct Gradients {
+    static constexpr int PLANE = plane_of(TILE_PIXELS);
+    Shared<T> data;
+    int units;
+
+    HAMLET_DEVICE int place(int unit, int pixel) const { return (min(unit, units - 1) * PLANE + pixel) * UNIT; }
+};
 
 // Two-byte elements.
 template <class T, bool TF32>
@@ -66,15 +75,15 @@ struct GroupedProducts {
 
     // sums += DEPTH pixels' gradients of 16 * M outputs, times the units of the source that the taps find from there.
     template <int M, int N>
-    HAMLET_DEVICE static void weigh(Shared<T> grads, Shared<T> image, Shared<int> bases, int first,
+    HAMLET_DEVICE static void weigh(const Gradients<T>& grads, Shared<T> image, Shared<int> bases, int first,
                                     const Reach<N>& reach, const Columns& columns, float (&sums)[M][N][4],
                                     float (&of_bias)[M][2]) {
         const int lane = lane_index();
         uint32_t part[M][4];
         HAMLET_UNROLL
         for (int m = 0; m < M; ++m) {
-            const int plane = (2 * m + lane / 8 % 2) * GRAD_PLANE;
-            load_matrices<true>(part[m], grads, (plane + first + lane / 16 * 8 + lane % 8) * UNIT);
+            load_matrices<true>(part[m], grads.data,
+                                grads.place(2 * m + lane / 8 % 2, first + lane / 16 * 8 + lane % 8));
             HAMLET_UNROLL
             for (int i = 0; i < 4; ++i)
                 of_bias[m][i % 2] += number(T{uint16_t(part[m][i])}) + number(T{uint16_t(part[m][i] >> 16)});
@@ -140,7 +149,7 @@ struct GroupedProducts<float, true> : FloatProducts {
     }
 
     template <int M, int N>
-    HAMLET_DEVICE static void weigh(Shared<float> grads, Shared<float> image, Shared<int> bases, int first,
+    HAMLET_DEVICE static void weigh(const Gradients<float>& grads, Shared<float> image, Shared<int> bases, int first,
                                     const Reach<N>& reach, const Columns& columns, float (&sums)[M][N][4],
                                     float (&of_bias)[M][2]) {
         const int row = lane_index() / 4, member = lane_index() % 4;
@@ -150,7 +159,7 @@ struct GroupedProducts<float, true> : FloatProducts {
             HAMLET_UNROLL
             for (int i = 0; i < 4; ++i) {
                 const int pixel = first + member + i / 2 * 4;
-                const float found = grads.load(((2 * m + i % 2) * GRAD_PLANE + pixel) * UNIT + row);
+                const float found = grads.data.load(grads.place(2 * m + i % 2, pixel) + row);
                 of_bias[m][i % 2] += found;
                 part[m][i] = tf32(found);
             }
@@ -198,7 +207,7 @@ struct GroupedProducts<float, false> : FloatProducts {
     }
 
     template <int M, int N>
-    HAMLET_DEVICE static void weigh(Shared<float> grads, Shared<float> image, Shared<int> bases, int first,
+    HAMLET_DEVICE static void weigh(const Gradients<float>& grads, Shared<float> image, Shared<int> bases, int first,
                                     const Reach<N>& reach, const Columns& columns, float (&sums)[M][N][4],
                                     float (&of_bias)[M][2]) {
         const int row = lane_index() / 4, member = lane_index() % 4;
@@ -209,7 +218,7 @@ struct GroupedProducts<float, false> : FloatProducts {
             for (int m = 0; m < M; ++m)
                 HAMLET_UNROLL
                 for (int r = 0; r < 2; ++r) {
-                    given[m][r] = grads.load(((2 * m + r) * GRAD_PLANE + pixel) * UNIT + row);
+                    given[m][r] = grads.data.load(grads.place(2 * m + r, pixel) + row);
                     // The lanes of a row have the same gradients; each adds its share of the pixels.
                     if (pixel % 4 == member) of_bias[m][r] += given[m][r];
                 }

@@ -62,7 +62,10 @@ struct Walk {
         length = (even + multiple - 1) / multiple * multiple;
     }
     HAMLET_DEVICE int tiles() const { return classes * pieces; }
-    HAMLET_DEVICE int start(int tile, int step) const { return tile % classes + tile / classes * length * step; }
+    HAMLET_DEVICE int start(int tile, int step) const {
+        if (classes == 1) return tile * length * step;
+        return tile % classes + tile / classes * length * step;
+    }
 };
 
 }  // namespace hamlet::cuda
