@@ -7,19 +7,9 @@
 #pragma once
 
 #include "depthwise_plan.h"
-#include "number.h"
+#include "image.h"
 
 namespace hamlet::cuda {
-
-constexpr int MAX_STEPS = 32;
-
-template <class T>
-struct Image {
-    Global<T> data;
-    int64_t count = 0;  // elements, all of them in one piece
-    int64_t sample = 0, channel = 0, row = 0, column = 0;
-    int height = 0, width = 0;
-};
 
 template <class T>
 struct Depthwise {
@@ -28,47 +18,14 @@ struct Depthwise {
     Global<T> filters;             // (samples, all channels, height, width)
     Global<T> bias;                // (samples, all channels), strides below
     Global<float> parts;           // backward: (segments, gradients of the filters, then of the bias)
-    Global<int64_t> dilation;      // (samples, blocks), or absent: `steps`
+    Dilations dilations;
     Global<int64_t> extent;        // (samples, 2), on the grid of the convolution's input
     int64_t bias_sample = 0, bias_channel = 0;
     DepthwisePlan plan;
-    int steps[MAX_STEPS] = {};
-    int samples = 0, blocks = 0, channels = 0, greatest = 1;
+    int samples = 0, blocks = 0, channels = 0;
     int filter_height = 1, filter_width = 1;
     int skip = 1, spread = 1;      // what stands between neighbours of the source, and of the target; one of them is 1
     bool residual = false, aligned = false;
-};
-
-struct Limits {
-    int height, width;
-};
-
-// Where index of a grid that `spread` - 1 zeros widen is stored, or -1.
-HAMLET_DEVICE int position(int index, int spread, int limit) {
-    if (spread == 2) index = index & 1 ? -1 : index >> 1;
-    return index >= 0 && index < limit ? index : -1;
-}
-
-template <class T>
-HAMLET_DEVICE Limits limits_of(const Depthwise<T>& p, int sample, int height, int width, int factor) {
-    if (!p.extent) return {height, width};
-    const int rows = int(p.extent.load(sample * 2)), columns = int(p.extent.load(sample * 2 + 1));
-    return {min((rows + factor - 1) / factor, height), min((columns + factor - 1) / factor, width)};
-}
-
-// The tiles of one axis: positions that are `step` apart from each of `classes` starts, at most `length` at a time.
-struct Walk {
-    int classes, pieces, length;
-
-    HAMLET_DEVICE Walk(int size, int step, int most, int multiple) {
-        classes = min(step, size);
-        const int longest = (size + step - 1) / step;
-        pieces = (longest + most - 1) / most;
-        const int even = (longest + pieces - 1) / pieces;
-        length = (even + multiple - 1) / multiple * multiple;
-    }
-    HAMLET_DEVICE int tiles() const { return classes * pieces; }
-    HAMLET_DEVICE int start(int tile, int step) const { return tile % classes + tile / classes * length * step; }
 };
 
 template <class T, int K, bool LAST, bool BACKWARD>
@@ -97,11 +54,9 @@ struct DepthwiseBlock {
         block = index % p.blocks, sample = index / p.blocks;
         first = block * p.channels + chunk * p.plan.chunk;
         count = min(p.channels - chunk * p.plan.chunk, p.plan.chunk);
-        step = p.dilation ? int(min(p.dilation.load(int64_t(sample) * p.blocks + block), int64_t(p.greatest)))
-            : p.steps[block];
-        step = max(min(step, p.greatest), 1);
-        source_limits = limits_of(p, sample, p.source.height, p.source.width, p.spread);
-        target_limits = limits_of(p, sample, p.target.height, p.target.width, p.skip);
+        step = p.dilations.of(sample, block, p.blocks);
+        source_limits = valid_part(p.source, p.extent, sample, p.spread);
+        target_limits = valid_part(p.target, p.extent, sample, p.skip);
         const int thread = thread_index();
         lane = LAST ? thread / p.plan.vectors : thread % p.plan.lanes;
         vector = LAST ? thread % p.plan.vectors : thread / p.plan.lanes;
@@ -118,9 +73,6 @@ struct DepthwiseBlock {
     HAMLET_DEVICE int chunk() const { return p.plan.chunk; }
     HAMLET_DEVICE Shared<T> stage(int number) const {
         return shared_memory().template as<T>(p.plan.stage + number % STAGES * p.plan.stage_bytes);
-    }
-    HAMLET_DEVICE static int64_t offset(const Image<T>& image, int sample, int channel, int y, int x) {
-        return sample * image.sample + channel * image.channel + y * image.row + x * image.column;
     }
     HAMLET_DEVICE int source_y(const Tile& tile, int row) const {
         return position(tile.y * p.skip + (row - filter_height() / 2) * step, p.spread, source_limits.height);
@@ -156,7 +108,7 @@ struct DepthwiseBlock {
             const int x = position(tile.x * p.skip + (column - filter_width() / 2) * step, p.spread,
                 source_limits.width);
             const bool exists = y >= 0 && x >= 0;
-            const int64_t from = offset(p.source, sample, first + channel, y, x);
+            const int64_t from = p.source.offset(sample, first + channel, y, x);
             const int target = i * chunk() + channel;
             if (p.aligned) {
                 copy_async(to, target, p.source.data, from, exists && channel < count);
@@ -176,7 +128,7 @@ struct DepthwiseBlock {
             const int target = begin - begin % ALIGNED + slot * ALIGNED;
             if (target >= begin + width) continue;
             const int y = source_y(tile, row);
-            const int64_t from = offset(p.source, sample, first + channel, y, 0) + (target - begin);
+            const int64_t from = p.source.offset(sample, first + channel, y, 0) + (target - begin);
             if (p.aligned && (y < 0 || (from >= 0 && from + ALIGNED <= p.source.count))) {
                 copy_async(to, target, p.source.data, from, y >= 0);
             } else {
@@ -208,7 +160,7 @@ struct DepthwiseBlock {
     // The convolution's input at this thread's channels of a pixel, 0 where it is not valid.
     HAMLET_DEVICE void read_input(int y, int x, float (&value)[V]) const {
         const bool exists = y < target_limits.height && x < target_limits.width;
-        const int64_t from = offset(p.input, sample, first + vector * V, y, x);
+        const int64_t from = p.input.offset(sample, first + vector * V, y, x);
         if (V > 1 && vectors_are_whole()) {
             Pack<T, V> found{};
             if (exists) found = p.input.data.template load_pack<V>(from);
@@ -224,7 +176,7 @@ struct DepthwiseBlock {
     HAMLET_DEVICE void write(int y, int x, const float (&value)[V]) const {
         if (y >= p.target.height || x >= p.target.width) return;
         const bool valid = y < target_limits.height && x < target_limits.width;
-        const int64_t to = offset(p.target, sample, first + vector * V, y, x);
+        const int64_t to = p.target.offset(sample, first + vector * V, y, x);
         Pack<T, V> result;
         HAMLET_UNROLL
         for (int e = 0; e < V; ++e) result.element[e] = stored<T>(valid ? value[e] : 0);
@@ -343,7 +295,7 @@ struct DepthwiseBlock {
             tile.x = across.start(number % across.tiles(), step);
         } else if (p.aligned) {
             const int y = tile.y * p.skip - filter_height() / 2 * step;
-            tile.start = int((p.source.data.misalignment() + offset(p.source, sample, first, y, 0)) & (ALIGNED - 1));
+            tile.start = int((p.source.data.misalignment() + p.source.offset(sample, first, y, 0)) & (ALIGNED - 1));
         }
         return tile;
     }

@@ -1,10 +1,8 @@
 // A convolution as the depthwise kernels take it.
 #pragma once
 
-#include <limits>
-
 #include "depthwise.h"
-#include "kernels.h"
+#include "image_launch.h"
 
 namespace hamlet::cuda {
 
@@ -25,13 +23,6 @@ inline DepthwiseShape shape_of(const Convolution& given, bool backward) {
     shape.blocks = int(given.steps.size());
     shape.channels = int(input.size[1]) / shape.blocks;
     return shape;
-}
-
-template <class T>
-Image<T> image_of(const View& view) {
-    const int64_t count = view.size[0] * view.size[1] * view.size[2] * view.size[3];
-    return {global<T>(view), count, view.stride[0], view.stride[1], view.stride[2], view.stride[3], int(view.size[2]),
-            int(view.size[3])};
 }
 
 // Whether asynchronous copies can read these images: channels_last all pixels' channels must be whole copies;
@@ -59,11 +50,9 @@ Depthwise<T> depthwise_of(const Convolution& given, bool backward) {
     p.bias = global<T>(given.bias);
     p.bias_sample = given.bias.stride[0], p.bias_channel = given.bias.stride[1];
     p.parts = global<float>(given.parts);
-    p.dilation = global<int64_t>(given.dilation);
+    p.dilations = dilations_of(given);
     p.extent = global<int64_t>(given.extent);
-    for (size_t i = 0; i < given.steps.size() && !given.dilation; ++i) p.steps[i] = given.steps[i];
     p.samples = shape.samples, p.blocks = shape.blocks, p.channels = shape.channels;
-    p.greatest = given.greatest;
     p.filter_height = shape.filter_height, p.filter_width = shape.filter_width;
     p.skip = shape.skip;
     p.spread = backward ? given.stride : 1;

@@ -16,7 +16,7 @@ struct Convolution {
     View extent;                                  // int64 (B, 2), contiguous, or absent
     std::vector<int> steps;                       // T of them, whose values count where there is no `dilation`
     int greatest = 1, stride = 1;
-    bool residual = false, channels_last = false;
+    bool residual = false, channels_last = false, tf32 = false;
     int device = 0;
     uintptr_t stream = 0;
 };
@@ -25,6 +25,11 @@ struct Convolution {
 int depthwise_segments(const Convolution& convolution);
 void depthwise_forward(const Convolution& convolution);
 void depthwise_backward(const Convolution& convolution);
+// The same of a convolution whose groups have any number of channels.
+int grouped_segments(const Convolution& convolution);
+void grouped_forward(const Convolution& convolution);
+void grouped_backward_input(const Convolution& convolution);
+void grouped_backward_filters(const Convolution& convolution);
 
 // Grids are (B, H, W, heads, channels) with channels side by side, or without channels. The results are contiguous, as
 // are those that are float32 (B, H, W, heads) but radius and gate.

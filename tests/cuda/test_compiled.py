@@ -15,7 +15,9 @@ DEPTHWISE = 3 * 4 * 2 * 2
 """Three dtypes, four sizes of filters, two layouts, forward and backward."""
 ATTENTION = 4 * 4 * 3
 """Three dtypes and tf32, four sizes of heads, forward and both passes of the backward."""
-EXPECTED = DEPTHWISE + 3 + ATTENTION
+GROUPED = 4 * (3 + 2)
+"""Three dtypes and tf32; three widths of a group's outputs, and two for the filters' gradient."""
+EXPECTED = DEPTHWISE + GROUPED + 3 + ATTENTION
 """With the sums of parts."""
 
 
@@ -54,16 +56,18 @@ def code(disassembler):
     return dict(part.split("\n", 1) for part in re.split(r"Function : ", listing)[1:])
 
 
-@pytest.mark.parametrize(("operator", "count"), [("depthwise", DEPTHWISE), ("attention", ATTENTION)])
+@pytest.mark.parametrize(
+    ("operator", "count"), [("depthwise", DEPTHWISE), ("grouped", GROUPED), ("attention", ATTENTION)]
+)
 def test_tiles_are_copied_16_bytes_at_a_time(code, operator, count):
     staging = [body for name, body in code.items() if operator in name]
     assert len(staging) == count
     assert all(re.search(r"LDGSTS\.E\.BYPASS\.128", body) for body in staging)
 
 
-def test_attention_is_on_the_matrix_units_but_for_plain_float32(code):
+def test_products_are_on_the_matrix_units_but_for_plain_float32(code):
     for name, body in code.items():
-        if "attention" not in name:
+        if not re.search("attention|grouped", name):
             continue
         is_half = "Float16" in name
         plain = not is_half and "Lb0E" in name

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-WARP, THREADS, LIMIT = 32, 128, 99 * 1024
+WARP, THREADS, TILE_PIXELS, LIMIT = 32, 128, 256, 99 * 1024
 
 
 @given(st.integers(1, 70), st.integers(1, 90), st.integers(1, 8), st.sampled_from([1, 4, 7]))
@@ -61,6 +61,81 @@ def test_a_large_layer_fills_the_multiprocessors(kernels_on_cpu):
     assert (plan["vectors"], plan["lanes"], plan["rows"], plan["chunk"]) == (8, 16, 8, 64)
     assert plan["shared_bytes"] == 9 * 64 * 4 + 2 * 10 * 18 * 64 * 2
     assert plan["segments"] == -(-8 * 132 // (32 * 4))
+
+
+def grouped_shape(kernels_on_cpu, **sizes):
+    shape = kernels_on_cpu.GroupedShape()
+    for name, size in sizes.items():
+        setattr(shape, name, size)
+    return shape
+
+
+@given(st.integers(1, 70), st.integers(1, 300), st.integers(1, 90), st.sampled_from([1, 3, 7]), st.sampled_from([1, 2]))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_tiles_of_pieces_cover_an_image_once(kernels_on_cpu, height, width, step, kernel, skip):
+    sizes = {"filter_height": kernel, "filter_width": kernel, "skip": skip}
+    shape = grouped_shape(kernels_on_cpu, target_height=height, target_width=width, **sizes)
+    capacity = kernels_on_cpu.plan_grouped(shape, False, LIMIT, 132)["capacity"]
+    for room in (capacity, kernel * (skip * 7 + kernel)):
+        tiles, staged = kernels_on_cpu.grouped_tiles(shape, room, step)
+        inside = [(y, x) for tile in tiles for y, x in tile if y < height and x < width]
+        assert sorted(inside) == list(itertools.product(range(height), range(width)))
+        assert all(0 < len(tile) <= TILE_PIXELS for tile in tiles)
+        assert staged <= room
+
+
+@pytest.mark.parametrize(
+    ("side", "step", "tiles"),
+    [(56, 1, 14), (28, 1, 4), (14, 1, 1), (7, 1, 1), (28, 4, 4), (14, 6, 3)],
+)
+def test_small_pieces_share_a_tile(kernels_on_cpu, side, step, tiles):
+    shape = grouped_shape(kernels_on_cpu, target_height=side, target_width=side, filter_height=3, filter_width=3)
+    capacity = kernels_on_cpu.plan_grouped(shape, False, LIMIT, 132)["capacity"]
+    # By hand: 3 x 3 filters and a quarter more than 18 x 18 pixels, or five pieces of 9 x 9, or 16 of 5 x 5.
+    assert capacity == 405
+    found, staged = kernels_on_cpu.grouped_tiles(shape, capacity, step)
+    assert len(found) == tiles
+    assert staged <= capacity
+
+
+@pytest.mark.parametrize("filters", [False, True], ids=["correlation", "filters' gradient"])
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_plans_of_groups_fit_the_device(kernels_on_cpu, itemsize, filters):
+    sizes = itertools.product([1, 3, 7, 9], [1, 2], [1, 4, 8, 20, 32, 64, 256], [1, 8, 16, 24, 40, 256])
+    for kernel, skip, inputs, outputs in sizes:
+        shape = grouped_shape(
+            kernels_on_cpu,
+            **{"itemsize": itemsize, "filter_height": kernel, "filter_width": kernel, "skip": skip},
+            **{"inputs": inputs, "outputs": outputs, "target_height": 28, "target_width": 28},
+        )
+        plan = kernels_on_cpu.plan_grouped(shape, filters, LIMIT, 132)
+        assert plan["fits"]
+        assert plan["shared_bytes"] <= LIMIT
+        assert plan["outputs"] in ((16, 32) if filters else (8, 16, 32))
+        assert plan["outputs"] * plan["output_chunks"] >= outputs > plan["outputs"] * (plan["output_chunks"] - 1)
+        assert plan["units"] * plan["chunks"] * 8 >= inputs > plan["units"] * (plan["chunks"] - 1) * 8
+        assert plan["taps"] * plan["tap_ranges"] >= kernel**2 > plan["taps"] * (plan["tap_ranges"] - 1)
+        assert plan["capacity"] >= kernel * (skip * 7 + kernel)
+        assert 1 <= plan["segments"] <= -(-28 * 28 // TILE_PIXELS)
+        if filters:
+            # The warps that share the columns have registers for all of them.
+            assert plan["across"] in (1, 2, 4)
+            assert plan["across"] * (16 if plan["outputs"] == 16 else 10) >= plan["taps"] * plan["units"]
+
+
+def test_a_grouped_layer_by_hand(kernels_on_cpu):
+    shape = grouped_shape(
+        kernels_on_cpu,
+        **{"itemsize": 2, "filter_height": 3, "filter_width": 3, "inputs": 32, "outputs": 32},
+        **{"target_height": 56, "target_width": 56, "samples": 2, "groups": 8},
+    )
+    plan = kernels_on_cpu.plan_grouped(shape, False, LIMIT, 132)
+    # Two units of 405 pixels, rounded to 410, are 13,120 bytes, three would be more than 16 KiB. Both chunks' filters
+    # are 18 units of 33 rows of 16 bytes; tables take 2048 + 128 + 405 * 4 + 19 * 4, the warps' sums 4 * 16 * 36 * 4.
+    assert (plan["outputs"], plan["units"], plan["chunks"], plan["resident"]) == (32, 2, 2, True)
+    tables, bank, stage = 3968, 2 * (18 * 33 * 16 + 96), 13120 + 64
+    assert plan["shared_bytes"] == tables + bank + 4 * 16 * 36 * 4 + 2 * stage
+    assert plan["segments"] == min(-(-4 * 132 // (2 * 8)), -(-56 * 56 // 256))
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 40), st.integers(0, 40))

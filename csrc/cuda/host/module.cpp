@@ -3,6 +3,7 @@
 
 #include "../binding.h"
 #include "../depthwise.h"
+#include "../grouped_tiles.h"
 #include "../window.h"
 
 namespace {
@@ -10,12 +11,47 @@ namespace {
 namespace py = pybind11;
 using namespace hamlet::cuda;
 
-py::dict plan_of(const DepthwiseShape& shape, int shared_bytes, int multiprocessors) {
+py::dict depthwise_plan_of(const DepthwiseShape& shape, int shared_bytes, int multiprocessors) {
     const DepthwisePlan plan = plan_depthwise(shape, {shared_bytes, multiprocessors});
     using namespace py::literals;
     return py::dict("fits"_a = plan.fits, "rows"_a = plan.rows, "lanes"_a = plan.lanes, "vectors"_a = plan.vectors,
                     "chunk"_a = plan.chunk, "threads"_a = plan.threads, "shared_bytes"_a = plan.shared_bytes,
                     "chunks"_a = plan.chunks, "segments"_a = plan.segments, "pitch"_a = plan.pitch);
+}
+
+py::dict grouped_plan_of(const GroupedPlan& plan) {
+    using namespace py::literals;
+    return py::dict("fits"_a = plan.fits, "outputs"_a = plan.outputs, "output_chunks"_a = plan.output_chunks,
+                    "units"_a = plan.units, "chunks"_a = plan.chunks, "taps"_a = plan.taps,
+                    "tap_ranges"_a = plan.tap_ranges, "capacity"_a = plan.capacity, "plane"_a = plan.plane,
+                    "across"_a = plan.across, "resident"_a = plan.resident, "shared_bytes"_a = plan.shared_bytes,
+                    "segments"_a = plan.segments);
+}
+
+// The cut that the lanes of a warp find, found one after the other.
+Cut best_cut_of(const GroupedShape& shape, int capacity, int step) {
+    int best = 0;
+    for (int which = 1; which < CUTS; ++which)
+        if (cost(cut_of(shape, capacity, step, which), which) < cost(cut_of(shape, capacity, step, best), best))
+            best = which;
+    return cut_of(shape, capacity, step, best);
+}
+
+// The positions of the target that each tile has, and how many pixels of the source are staged for one.
+std::pair<std::vector<std::vector<std::pair<int, int>>>, int> tiles_of(const GroupedShape& shape, int capacity,
+                                                                        int step) {
+    const Cut cut = best_cut_of(shape, capacity, step);
+    std::vector<std::vector<std::pair<int, int>>> tiles(cut.tiles());
+    for (int tile = 0; tile < cut.tiles(); ++tile) {
+        Corner corner{cut, step, tile};
+        for (int i = 0; i < cut.pieces * cut.piece_pixels(); ++i) {
+            const int within = i % cut.piece_pixels(), columns = cut.across.length;
+            corner.move(i / cut.piece_pixels());
+            if (corner.exists)
+                tiles[tile].emplace_back(corner.y + within / columns * step, corner.x + within % columns * step);
+        }
+    }
+    return {tiles, cut.pieces * cut.staged};
 }
 
 }  // namespace
@@ -36,7 +72,24 @@ PYBIND11_MODULE(cuda_on_cpu, module) {
         .def_readwrite("samples", &DepthwiseShape::samples)
         .def_readwrite("blocks", &DepthwiseShape::blocks)
         .def_readwrite("channels", &DepthwiseShape::channels);
-    module.def("plan_depthwise", &plan_of);
+    module.def("plan_depthwise", &depthwise_plan_of);
+    py::class_<GroupedShape>(module, "GroupedShape", py::module_local())
+        .def(py::init<>())
+        .def_readwrite("itemsize", &GroupedShape::itemsize)
+        .def_readwrite("filter_height", &GroupedShape::filter_height)
+        .def_readwrite("filter_width", &GroupedShape::filter_width)
+        .def_readwrite("skip", &GroupedShape::skip)
+        .def_readwrite("inputs", &GroupedShape::inputs)
+        .def_readwrite("outputs", &GroupedShape::outputs)
+        .def_readwrite("target_height", &GroupedShape::target_height)
+        .def_readwrite("target_width", &GroupedShape::target_width)
+        .def_readwrite("samples", &GroupedShape::samples)
+        .def_readwrite("groups", &GroupedShape::groups);
+    module.def("plan_grouped", [](const GroupedShape& shape, bool filters, int shared_bytes, int multiprocessors) {
+        const DeviceLimits limits{shared_bytes, multiprocessors};
+        return grouped_plan_of(filters ? plan_filters_gradient(shape, limits) : plan_correlation(shape, limits));
+    });
+    module.def("grouped_tiles", &tiles_of);
     // The positions of each tile of an axis.
     module.def("walk", [](int size, int step, int most, int multiple) {
         const Walk walk(size, step, most, multiple);
