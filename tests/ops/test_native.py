@@ -204,7 +204,7 @@ def test_bfloat16_is_as_exact_as_its_storage(channels, value_channels, radius):
     with use_backend("reference"):
         exact = gradients(attend, *(tensor.double() for tensor in tensors))
     for got, want in zip(gradients(attend, *tensors), exact, strict=True):
-        # One rounding to eight bits is 1.7e-3 of a tensor's norm: results, what gradients begin with and weights have one.
+        # One rounding to eight bits is 1.7e-3 of a tensor's norm: of results, of weights, of what gradients begin with.
         assert (got.double() - want).norm() < 6e-3 * want.norm()
 
 
