@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from hamlet.cli import app
 from hamlet.training import Recipe, load_recipe
 from hamlet.training.ablation import VARIANTS, ablate
+from hamlet.training.ablation_report import Row, table
 from tests.training.test_data import picture
 from tests.training.test_sets import SHORT
 
@@ -95,3 +96,12 @@ def test_what_cannot_be_ablated_is_refused(photos: Path, tmp_path: Path, monkeyp
     assert shown.exit_code == 1
     assert "processes: got 2, expected one" in shown.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_documentation_has_the_table_of_the_committed_run() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    variants = json.loads((docs / "ablation-results.json").read_text())["variants"]
+    rows = [Row(variant["variant"], tuple(variant["map"])) for variant in variants]
+    assert [row.variant for row in rows] == list(VARIANTS)
+    assert {len(row.maps) for row in rows} == {3}
+    assert table(rows) in (docs / "training.md").read_text()
