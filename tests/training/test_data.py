@@ -50,10 +50,7 @@ def test_nested_folders_are_a_hierarchy(tmp_path: Path) -> None:
     assert dataset.hierarchy == [[0, 0, 1, 2], [0, 0, 0, 1]]
 
 
-def test_pictures_that_lie_deeper_are_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The first process alone tells of them; what another test has left must not say that this is another.
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.setattr("hamlet.processes.rank", lambda: 0)
+def test_pictures_that_lie_deeper_are_told_of(folder: Path) -> None:
     with pytest.warns(UserWarning, match=r"1 of 4 pictures lie deeper .* c/deep/1\.png; they are of class c"):
         FolderDataset(folder, AugmentRecipe())
     (folder / "c/deep/1.png").rename(folder / "c/1.png")
