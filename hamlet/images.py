@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -209,11 +210,9 @@ def decode_image(
 ) -> Tensor:
     """:func:`load_image` of what an open file holds, such as a part of an archive."""
     try:
-        with warnings.catch_warnings():
-            # The bound on pixels is checked here; what else Pillow warns of is the file's business.
-            warnings.simplefilter("ignore")
-            with Image.open(source) as file:
-                picture = _decode(file, longest_side, box, max_pixels)
+        # The bound on pixels is checked here; what else Pillow warns of is the file's business.
+        with _silence, Image.open(source) as file:
+            picture = _decode(file, longest_side, box, max_pixels)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -221,6 +220,40 @@ def decode_image(
     except Exception as error:  # A decoder fed a broken file may raise anything: OSError, SyntaxError, struct.error...
         raise UnreadableImage(_one_line(error)) from error
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+class _Silence:
+    """No warnings while any thread is within.
+
+    The filters are the whole process's: threads that each caught warnings would put back what another had set, and the
+    last of them would leave everything silenced.
+    """
+
+    def __init__(self) -> None:
+        self._caught = warnings.catch_warnings()
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked process: the threads that were within are not there, nor is the one that had the lock."""
+        self._lock, self._within = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._within == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._within += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if self._within == 0:
+                self._caught.__exit__(None, None, None)
+
+
+_silence = _Silence()
+os.register_at_fork(after_in_child=_silence.forget)
 
 
 def _decode(file: Image.Image, longest_side: int, box: Sequence[float] | None, max_pixels: int) -> Image.Image:

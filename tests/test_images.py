@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hamlet import images
 from hamlet.images import UnreadableImage, inside, list_images, load_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -357,3 +360,31 @@ def test_random_damage_gives_a_picture_or_a_reason(format: str, tmp_path: Path) 
             reasons.append(str(error))
     assert reasons
     assert all(reason and "\n" not in reason for reason in reasons)
+
+
+def test_a_picture_read_beside_another_leaves_the_filters_of_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    begun = {name: threading.Event() for name in ("1.png", "2.png")}
+    may_end = {name: threading.Event() for name in ("1.png", "2.png")}
+    decode = images._decode
+
+    def slowly(file: Any, *rest: Any) -> Any:
+        name = Path(file.filename).name
+        begun[name].set()
+        assert may_end[name].wait(20)
+        return decode(file, *rest)
+
+    monkeypatch.setattr(images, "_decode", slowly)
+    threads = {name: threading.Thread(target=load_image, args=(tmp_path / name,)) for name in begun}
+    before = list(warnings.filters)
+    for name, thread in threads.items():
+        thread.start()
+        assert begun[name].wait(20)
+    assert warnings.filters[0][0] == "ignore"
+    for name, thread in threads.items():
+        may_end[name].set()
+        thread.join(20)
+    assert warnings.filters == before
