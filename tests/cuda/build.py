@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +34,8 @@ def kernels(csrc: Path = CSRC, changed: str = "*") -> ModuleType:
 def load(name: str, sources: Sequence[Path], csrc: Path = CSRC) -> ModuleType:
     """The Python module ``name`` made of ``sources`` and what executes kernels."""
     host = [CSRC / "cuda" / "host" / file for file in ("execution.cpp", "memory.cpp")]
-    objects = [_object(source, csrc if source.is_relative_to(csrc) else CSRC) for source in (*sources, *host)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(partial(_object, csrc), (*sources, *host)))
     digest = hashlib.sha256(repr(objects).encode()).hexdigest()[:16]
     library = KEPT / digest / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
     _make(library, ["-shared", *map(str, objects)])
@@ -45,7 +48,8 @@ def load(name: str, sources: Sequence[Path], csrc: Path = CSRC) -> ModuleType:
     return module
 
 
-def _object(source: Path, csrc: Path) -> Path:
+def _object(csrc: Path, source: Path) -> Path:
+    csrc = csrc if source.is_relative_to(csrc) else CSRC
     digest = hashlib.sha256(repr((FLAGS, compiler, source.name)).encode())
     for path in (source, *sorted(csrc.rglob("*.h"))):
         digest.update(path.read_bytes())

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,8 @@ SPILLED = {
 
 @pytest.fixture(scope="module")
 def compiled():
-    return [(variant, compile_variant(variant, 90)) for variant in all_variants()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # most of it is other programs' work
+        return list(pool.map(lambda variant: (variant, compile_variant(variant, 90)), all_variants()))
 
 
 @pytest.fixture

@@ -130,13 +130,14 @@ def test_the_reference_on_a_gpu_is_said_once(monkeypatch, caplog):
 
 IMPORT = """
 import time
-import torch
 start = time.perf_counter()
+import torch
+middle = time.perf_counter()
 import hamlet.ops
-seconds = time.perf_counter() - start
+end = time.perf_counter()
 import sys
 heavy = {"timm", "faiss", "PIL", "skimage", "accelerate", "matplotlib", "typer", "hamlet.nn", "hamlet.models"}
-print(seconds, *sorted(heavy & set(sys.modules)))
+print((end - middle) / (middle - start), *sorted(heavy & set(sys.modules)))
 """
 
 
@@ -146,6 +147,7 @@ def test_import_is_light():
     ]
     outputs = [run.stdout.split() for run in runs]
     assert all(len(output) == 1 for output in outputs), outputs
+    # Beside torch's own import, since seconds say more of the machine and of what else it does.
     assert min(float(output[0]) for output in outputs) < 0.3
 
 
