@@ -195,12 +195,8 @@ class Engine:
 
     def validate(self, validate: Validate) -> float:
         """The mAP of the model as it is; best.pt is written where it is the best so far."""
-        model = self.described_by
-        if self.accelerator.num_processes > 1:
-            # On the CPU each process has its own statistics of batch norm; those of the first are saved.
-            for buffer in model.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        found = validate(model)
+        self.share_statistics()
+        found = validate(self.described_by)
         if not math.isfinite(found):
             raise ValueError(f"validate: got {found} after step {self.step}, expected a finite mAP")
         of = getattr(validate, "digest", None)
@@ -212,6 +208,12 @@ class Engine:
             self.best = {"map": found, "step": self.step, "of": of}
             self._save_model("best.pt", map=found)
         return found
+
+    def share_statistics(self) -> None:
+        """Give all processes the first's statistics of batch norm, which are saved; on the CPU each has its own."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.described_by.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def save(self) -> None:
         """Write checkpoint.pt and model.pt."""

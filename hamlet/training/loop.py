@@ -127,6 +127,7 @@ def train(
         _plot(engine.out)
     if engine.ending and (engine.step < last or (validate is not None and engine.is_due())):
         raise Terminated(engine.step)
+    engine.share_statistics()
     if engine.average is not None:
         model.load_state_dict(engine.described_by.state_dict())
     return read_records(engine.out / "history.jsonl") if writes else []

@@ -206,14 +206,7 @@ def test_models_are_timed_in_turns() -> None:
     assert "".join(passes).endswith("aabbcc" * 5)
 
 
-def test_command_compares_on_a_folder(tmp_path: Path) -> None:
-    for number, name in enumerate(("warm", "cold")):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for other in range(3):
-            Image.new("RGB", (72, 64), (80 * number + 20, 60 * other, 90)).save(
-                tmp_path / "photos" / name / f"{other}.png"
-            )
-    photos = tmp_path / "photos"
+def test_command_compares_on_a_folder(photos: Path, tmp_path: Path) -> None:
     line = ["compare", "folder", f"data.root={photos}", *SHORT, "--models", "gem,rmac", "--backbones", *SMALL]
     missing = CliRunner().invoke(app, [*line, "--out", str(tmp_path / "out")])
     assert missing.exit_code == 1

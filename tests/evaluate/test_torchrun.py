@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hamlet.retrieval import Index
 from tests.evaluate.benchmarks import NAMES, SIDE, write_revisited
-
-# Interpreters take long to start: one start for several commands, each with the exit code that it must have.
-COMMANDS = """
-import json, sys
-from hamlet.cli import app
-for code, line in json.loads(sys.argv[1]):
-    try:
-        app(line, prog_name="hamlet")
-    except SystemExit as end:
-        assert end.code == code, end.code
-"""
-
-
-def torchrun(*commands: tuple[int, tuple[object, ...]]) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
-    line += [
-        sys.executable,
-        "-c",
-        COMMANDS,
-        json.dumps([(code, [str(word) for word in words]) for code, words in commands]),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, capture_output=True, text=True, timeout=200, env=environment)
+from tests.torchrun import torchrun
 
 
 def test_the_processes_share_the_images_and_the_first_alone_prints_and_writes(
