@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,10 @@ class Index:
         if self._nprobe is not None:
             faiss_index.set_nprobe(searched, nprobe or self.metadata.get("nprobe") or self._nprobe)
         scores, rows = searched.search(array, k)
-        scores[rows < 0] = -np.inf
-        return scores, [[self._ids[row] for row in found if row >= 0] for found in rows]
+        found = rows >= 0
+        scores[~found] = -np.inf
+        names = iter(self._ids.take(rows[found]))
+        return scores, [list(islice(names, count)) for count in found.sum(1).tolist()]
 
     def save(self, path: Path | str) -> None:
         """Write one file, atomically: a killed or failed save leaves what was there.
