@@ -21,10 +21,6 @@ from hamlet.retrieval.index_file import Write, faiss_reason
 BLOCK = 262_144
 """Rows taken at a time, and at most trained on."""
 
-# faiss 1.15.1 makes an exact search a product of matrices from 128,000 queries on alone, older ones from 20 on.
-# Otherwise it reads the whole database anew for every query, which takes 3 to 12 times as long.
-faiss.cvar.distance_compute_blas_threshold = 20
-
 
 def make(factory: str, dim: int) -> Any:
     """An empty faiss index over inner products; ValueError for what ``faiss.index_factory`` does not take."""
