@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from packaging.version import Version
 
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton", reason="Triton is made for Linux alone")
 
 TRITON, NUMPY = (Version(module.__version__) for module in (triton, np))
 

@@ -11,13 +11,16 @@ BACKENDS = ["reference", *(f"native {name}" for name in (native.instruction_sets
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def every_backend(request):
-    """Run the module's tests on each backend that takes CPU tensors, the native one in each instruction set."""
+    """Run the module's tests on each backend that takes CPU tensors, the native one in each instruction set.
+
+    Its value is the backend's name.
+    """
     name, _, instruction_set = request.param.partition(" ")
     before = native.instruction_set() if native else None
     if instruction_set:
         native.use_instruction_set(instruction_set)
     with use_backend(name):
-        yield
+        yield name
     if instruction_set:
         native.use_instruction_set(before)
 

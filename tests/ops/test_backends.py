@@ -147,8 +147,8 @@ def test_import_is_light():
     ]
     outputs = [run.stdout.split() for run in runs]
     assert all(len(output) == 1 for output in outputs), outputs
-    # Beside torch's own import, since seconds say more of the machine and of what else it does.
-    assert min(float(output[0]) for output in outputs) < 0.3
+    # Beside torch's own import, of 1.5 s or more: seconds alone say more of the machine and of what else it does.
+    assert min(float(output[0]) for output in outputs) < 0.2
 
 
 MEMORY = """
