@@ -101,13 +101,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def judged(request: pytest.FixtureRequest) -> Callable[[Comparison], None]:
-    """Puts a comparison into the table at the end, and fails where HAMLET could not do it, or anybody did it wrong."""
+def judged(request: pytest.FixtureRequest, full: bool) -> Callable[[Comparison], None]:
+    """Puts a comparison into the table at the end, and fails where HAMLET could not do it, or anybody did it wrong.
+
+    At full size a peer's error is its own, which the table shows: half precision may be too coarse for how it sums.
+    """
 
     def judge(comparison: Comparison) -> None:
         request.config.stash[_comparisons].append(comparison)
         failed = {outcome.name: outcome.problem for outcome in comparison.outcomes if outcome.problem}
-        assert not {name: why for name, why in failed.items() if name.startswith("HAMLET") or why.startswith("wrong")}
+        assert not {name: why for name, why in failed.items() if name.startswith("HAMLET")}
+        assert full or not {name: why for name, why in failed.items() if why.startswith("wrong")}
 
     return judge
 
