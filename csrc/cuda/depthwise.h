@@ -6,6 +6,7 @@
 // filters turned round; each value that it reads from shared memory serves the input's and the filters' gradient.
 #pragma once
 
+#include "bulk.h"
 #include "depthwise_plan.h"
 #include "image.h"
 
@@ -26,6 +27,8 @@ struct Depthwise {
     int filter_height = 1, filter_width = 1;
     int skip = 1, spread = 1;      // what stands between neighbours of the source, and of the target; one of them is 1
     bool residual = false, aligned = false;
+    bool bulk = false;             // the copy engine stages: `boxes` of the source, by dilation
+    TensorMap boxes[MOST_APART];
 };
 
 template <class T, int K, bool LAST, bool BACKWARD>
@@ -62,8 +65,8 @@ struct DepthwiseBlock {
         vector = LAST ? thread % p.plan.vectors : thread / p.plan.lanes;
         active = LAST || vector < count;
         // Rows then lie as far from multiples of what is copied as in global memory.
-        pitch = p.plan.pitch + int(p.source.row * step % ALIGNED);
-        plane = p.plan.plane + int(p.source.channel % ALIGNED);
+        pitch = bulk() ? p.source.width : p.plan.pitch + int(p.source.row * step % ALIGNED);
+        plane = bulk() ? staged_rows(down().length) * pitch : p.plan.plane + int(p.source.channel % ALIGNED);
         taps = shared_memory().template as<float>(0);
         scratch = shared_memory().template as<float>(p.plan.scratch);
     }
@@ -71,13 +74,18 @@ struct DepthwiseBlock {
     HAMLET_DEVICE int filter_height() const { return K ? K : p.filter_height; }
     HAMLET_DEVICE int filter_width() const { return K ? K : p.filter_width; }
     HAMLET_DEVICE int chunk() const { return p.plan.chunk; }
+    HAMLET_DEVICE bool bulk() const { return HAMLET_BULK_COPIES && p.bulk; }
+    HAMLET_DEVICE Walk down() const { return Walk(p.target.height, step, p.plan.rows, R); }
+    HAMLET_DEVICE CopyBarrier barrier(int number) const {
+        return shared_memory().template as<uint64_t>(p.plan.barriers) + number % STAGES;
+    }
     HAMLET_DEVICE Shared<T> stage(int number) const {
         return shared_memory().template as<T>(p.plan.stage + number % STAGES * p.plan.stage_bytes);
     }
     HAMLET_DEVICE int source_y(const Tile& tile, int row) const {
         return position(tile.y * p.skip + (row - filter_height() / 2) * step, p.spread, source_limits.height);
     }
-    HAMLET_DEVICE int staged_rows(const Tile& tile) const { return p.skip * (tile.rows - 1) + filter_height(); }
+    HAMLET_DEVICE int staged_rows(int rows) const { return p.skip * (rows - 1) + filter_height(); }
 
     // The filters as float32, [tap][channel]; turned round for a backward.
     HAMLET_DEVICE void load_taps() const {
@@ -90,16 +98,32 @@ struct DepthwiseBlock {
         }
     }
 
-    HAMLET_DEVICE void stage_tile(const Tile& tile, Shared<T> to) const {
-        if constexpr (LAST) stage_pixels(tile, to);
-        else stage_lines(tile, to);
+    HAMLET_DEVICE void stage_tile(const Tile& tile, int turn) const {
+        if (bulk()) return stage_box(tile, turn);
+        if constexpr (LAST) stage_pixels(tile, stage(turn));
+        else stage_lines(tile, stage(turn));
         commit_copies();
+    }
+
+    HAMLET_DEVICE void wait_for_tile(int turn) const {
+        if (bulk()) return wait_for_box(barrier(turn), turn / STAGES);
+        wait_for_copies<STAGES - 1>();
+        synchronise();
+    }
+
+    // By the copy engine, with zeros for what is outside the image.
+    HAMLET_DEVICE void stage_box(const Tile& tile, int turn) const {
+        if (thread_index() != 0) return;
+        const int y = tile.y * p.skip - filter_height() / 2 * step, x = tile.x * p.skip - filter_width() / 2 * step;
+        const int elements = LAST ? staged_rows(tile.rows) * p.plan.columns * chunk() : plane * chunk();
+        const int corner[4] = {LAST ? first : 0, LAST ? x : y, LAST ? y : first, sample};
+        copy_box(stage(turn), p.boxes[step - 1], corner, barrier(turn), elements * int(sizeof(T)));
     }
 
     // channels_last: pixels one dilation apart, the channels of each together.
     HAMLET_DEVICE void stage_pixels(const Tile& tile, Shared<T> to) const {
         const int slots = chunk() / ALIGNED, columns = p.plan.columns;
-        const int pixels = staged_rows(tile) * columns, at_once = block_size() / slots;
+        const int pixels = staged_rows(tile.rows) * columns, at_once = block_size() / slots;
         const int channel = thread_index() % slots * ALIGNED;
         if (thread_index() >= at_once * slots) return;
         for (int i = thread_index() / slots; i < pixels; i += at_once) {
@@ -121,7 +145,7 @@ struct DepthwiseBlock {
 
     // Contiguous: whole rows, and with them what lies beside them in the 16 bytes where they begin and end.
     HAMLET_DEVICE void stage_lines(const Tile& tile, Shared<T> to) const {
-        const int width = p.source.width, slots = (width + 2 * (ALIGNED - 1)) / ALIGNED, rows = staged_rows(tile);
+        const int width = p.source.width, slots = (width + 2 * (ALIGNED - 1)) / ALIGNED, rows = staged_rows(tile.rows);
         for (int i = thread_index(); i < count * rows * slots; i += block_size()) {
             const int line = i / slots, slot = i - line * slots, channel = line / rows, row = line - channel * rows;
             const int begin = tile.start + channel * plane + row * pitch;
@@ -293,7 +317,7 @@ struct DepthwiseBlock {
         Tile tile{down.start(number / across.tiles(), step), 0, down.length, 0};
         if constexpr (LAST) {
             tile.x = across.start(number % across.tiles(), step);
-        } else if (p.aligned) {
+        } else if (p.aligned && !bulk()) {
             const int y = tile.y * p.skip - filter_height() / 2 * step;
             tile.start = int((p.source.data.misalignment() + p.source.offset(sample, first, y, 0)) & (ALIGNED - 1));
         }
@@ -305,17 +329,22 @@ struct DepthwiseBlock {
         if (BACKWARD && K == 0 && active)
             for (int tap = 0; tap < filter_height() * filter_width(); ++tap)
                 for (int e = 0; e < V; ++e) scratch.store(sum_of_lane(tap, e), 0);
-        const Walk down(p.target.height, step, p.plan.rows, R);
+        if (bulk()) {
+            if (thread_index() == 0)
+                for (int number = 0; number < STAGES; ++number) initialise(barrier(number));
+            // A box is waited for without a barrier of the block, which would have shown what is in shared memory.
+            synchronise();
+        }
+        const Walk down = this->down();
         const int lanes = LAST ? p.plan.lanes : 1;
         const Walk across(LAST ? p.target.width : 1, LAST ? step : 1, lanes, lanes);
         const int tiles = down.tiles() * across.tiles();
-        if (segment < tiles) stage_tile(tile_of(segment, down, across), stage(0));
+        if (segment < tiles) stage_tile(tile_of(segment, down, across), 0);
         for (int number = segment, turn = 0; number < tiles; number += p.plan.segments, ++turn) {
             const int next = number + p.plan.segments;
-            if (next < tiles) stage_tile(tile_of(next, down, across), stage(turn + 1));
+            if (next < tiles) stage_tile(tile_of(next, down, across), turn + 1);
             else commit_copies();
-            wait_for_copies<STAGES - 1>();
-            synchronise();
+            wait_for_tile(turn);
             if (active) sum_tile(stage(turn), tile_of(number, down, across));
             // All must be done with a stage before it is filled again.
             synchronise();

@@ -37,6 +37,28 @@ bool is_aligned(const DepthwiseShape& shape, int spread, std::initializer_list<c
     return true;
 }
 
+// The boxes of all dilations that a block may have, where the device has a copy engine that can copy every one of them.
+// It knows of no extent, and of no zeros that spread the source: `cp.async` serves these.
+template <class T>
+bool set_boxes(Depthwise<T>& p, const DepthwiseShape& shape, const Convolution& given) {
+    if (!limits_of_device(given.device).bulk_copies || !p.aligned || p.spread > 1 || given.extent) return false;
+    const int kernel = specialised(shape.filter_height, shape.filter_width, shape.skip);
+    const int together = rows_at_once(kernel, shape.channels_last, shape.backward);
+    const int width = p.source.width, height = p.source.height, channels = p.blocks * p.channels;
+    const int most = given.dilation ? given.greatest : *std::max_element(given.steps.begin(), given.steps.end());
+    for (int step = 1; step <= most; ++step) {
+        if (!given.dilation && std::find(given.steps.begin(), given.steps.end(), step) == given.steps.end()) continue;
+        const Walk down(p.target.height, step, p.plan.rows, together);
+        const int rows = shape.skip * (down.length - 1) + shape.filter_height;
+        const Boxes boxes = shape.channels_last
+            ? Boxes{{channels, width, height, p.samples}, {p.plan.chunk, p.plan.columns, rows, 1}, {1, step, step, 1}}
+            : Boxes{{width, height, channels, p.samples}, {width, rows, p.plan.chunk, 1}, {1, step, 1, 1}};
+        if (!engine_can_copy(boxes, (shape.backward ? given.grad : given.input).data, sizeof(T))) return false;
+        p.boxes[step - 1] = tensor_map(p.source.data, boxes);
+    }
+    return true;
+}
+
 template <class T>
 Depthwise<T> depthwise_of(const Convolution& given, bool backward) {
     const DepthwiseShape shape = shape_of(given, backward);
@@ -59,6 +81,7 @@ Depthwise<T> depthwise_of(const Convolution& given, bool backward) {
     p.residual = given.residual;
     p.aligned = backward ? is_aligned<T>(shape, p.spread, {&given.grad, &given.d_input, &given.input})
                          : is_aligned<T>(shape, p.spread, {&given.input, &given.output});
+    p.bulk = set_boxes(p, shape, given);
     return p;
 }
 

@@ -11,6 +11,7 @@ namespace hamlet::cuda {
 
 constexpr int DEPTHWISE_THREADS = 128;
 constexpr int STAGES = 2;
+constexpr int STAGE_ALIGNMENT = 128;  // in bytes, as the bulk copy engine asks for
 
 // Rows of a tile that a thread sums at once, and neighbouring channels of a thread. What it holds in registers bounds
 // both: in a backward also the sums of the filters' gradient, `kernel` squared of them (0: they are in shared memory).
@@ -50,7 +51,7 @@ struct DepthwisePlan {
     int columns = 0;  // of a staged row, channels_last
     int pitch = 0, plane = 0;  // contiguous: what a staged row and plane take, less what aligns them
     int threads = 0;
-    int scratch = 0, stage = 0, stage_bytes = 0, shared_bytes = 0;
+    int scratch = 0, stage = 0, stage_bytes = 0, barriers = 0, shared_bytes = 0;
     int chunks = 0, segments = 0;
 };
 
@@ -90,11 +91,12 @@ inline void place_memory(DepthwisePlan& plan, const DepthwiseShape& shape, int v
         plan.plane = rounded_up(staged_rows * (plan.pitch + aligned - 1), aligned);
         elements = plan.vectors * (plan.plane + aligned - 1) + 2 * aligned;
     }
-    plan.stage_bytes = rounded_up(elements * shape.itemsize, COPY_BYTES);
+    plan.stage_bytes = rounded_up(elements * shape.itemsize, STAGE_ALIGNMENT);
     plan.scratch = rounded_up(taps * plan.chunk * 4, COPY_BYTES);
     const int sums = shape.backward ? (taps + 1) * plan.lanes * plan.chunk * 4 : 0;
-    plan.stage = plan.scratch + rounded_up(sums, COPY_BYTES);
-    plan.shared_bytes = plan.stage + STAGES * plan.stage_bytes;
+    plan.stage = rounded_up(plan.scratch + sums, STAGE_ALIGNMENT);
+    plan.barriers = plan.stage + STAGES * plan.stage_bytes;
+    plan.shared_bytes = plan.barriers + STAGES * int(sizeof(uint64_t));
 }
 
 // Makes a tile smaller, if it can be.

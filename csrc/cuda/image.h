@@ -54,7 +54,7 @@ HAMLET_DEVICE Limits valid_part(const Image<T>& image, Global<int64_t> extent, i
 struct Walk {
     int classes, pieces, length;
 
-    HAMLET_DEVICE Walk(int size, int step, int most, int multiple) {
+    HAMLET_BOTH Walk(int size, int step, int most, int multiple) {
         classes = min(step, size);
         const int longest = (size + step - 1) / step;
         pieces = (longest + most - 1) / most;

@@ -17,6 +17,7 @@ constexpr int COPIED = COPY_BYTES / int(sizeof(T));
 struct DeviceLimits {
     int shared_bytes = 0;  // of a block, dynamic
     int multiprocessors = 1;
+    bool bulk_copies = false;  // whether there is a bulk copy engine
 };
 
 }  // namespace hamlet::cuda

@@ -1,6 +1,8 @@
-// One small kernel, right with FAULT 0, and broken in one way with each other: what the checker must see, or the result
-// must show. A block smooths a tile of a signal with its halo, doubled over two stages, then sums it across the block.
+// Two small kernels, right with fault 0, and broken in one way with each other: what the checker must see, or the
+// result must show. A block of the first smooths a tile of a signal with its halo, doubled over two stages, then sums
+// it across the block. The second smooths an image's columns; the bulk copy engine stages three rows at a time.
 #include "binding.h"
+#include "cuda/bulk.h"
 #include "cuda/number.h"
 
 namespace hamlet::cuda {
@@ -22,6 +24,21 @@ enum Fault {
     READS_PAST_THE_INPUT,
     MISALIGNED_COPY,
     BLOCKS_SHARE_A_RESULT,
+};
+
+enum BoxFault {
+    NO_FAULT_OF_BOXES,
+    BOX_NOT_WAITED_FOR,
+    BOX_WAITED_FOR_BY_ONE_THREAD,
+    BOX_OF_THE_OTHER_STAGE,
+    BOX_NEVER_COPIED,
+    NO_BARRIER_AFTER_INITIALISING,
+    NO_BARRIER_BEFORE_THE_NEXT_BOX,
+    NEXT_BOX_ON_A_BUSY_BARRIER,
+    TOO_FEW_BYTES_EXPECTED,
+    BOX_MISPLACED,
+    BOX_PAST_SHARED_MEMORY,
+    BOX_LEFT_UNDER_WAY,
 };
 
 struct Signal {
@@ -98,11 +115,73 @@ void smooth(const View& input, const View& output, const View& sums) {
     call.launch("smoothing", smoothing<FAULT>, blocks, THREADS, (2 * STAGED + THREADS) * 4, p);
 }
 
+struct Columns {
+    TensorMap boxes;
+    Global<float> output;
+    int rows = 0;
+};
+
+constexpr int STAGE = 3 * THREADS, STAGE_BYTES = STAGE * 4, BARRIERS = 2 * STAGE_BYTES;
+
+template <int FAULT>
+struct SmoothingOfColumns {
+    const Columns& p;
+    int thread = thread_index();
+
+    Shared<float> stage(int row) const { return shared_memory().as<float>(row % 2 * STAGE_BYTES); }
+    CopyBarrier barrier(int row) const { return shared_memory().as<uint64_t>(BARRIERS) + row % 2; }
+
+    void copy(int row) const {
+        if (thread != 0 || (FAULT == BOX_NEVER_COPIED && row == 2)) return;
+        const int corner[4] = {0, row - 1, 0, 0};
+        const int shifted = FAULT == BOX_MISPLACED ? 4 : FAULT == BOX_PAST_SHARED_MEMORY ? STAGE : 0;
+        const CopyBarrier counted = barrier(FAULT == NEXT_BOX_ON_A_BUSY_BARRIER ? 0 : row);
+        copy_box(stage(row) + shifted, p.boxes, corner, counted, STAGE_BYTES - 16 * (FAULT == TOO_FEW_BYTES_EXPECTED));
+    }
+
+    void run() {
+        if (thread == 0)
+            for (int i = 0; i < 2; ++i) initialise(barrier(i));
+        if (FAULT != NO_BARRIER_AFTER_INITIALISING) synchronise();
+        copy(0);
+        for (int row = 0; row < p.rows; ++row) {
+            if (row + 1 < p.rows + (FAULT == BOX_LEFT_UNDER_WAY)) copy(row + 1);
+            if (FAULT != BOX_NOT_WAITED_FOR && (FAULT != BOX_WAITED_FOR_BY_ONE_THREAD || thread == 0))
+                wait_for_box(barrier(row), row / 2);
+            const Shared<float> from = stage(row + (FAULT == BOX_OF_THE_OTHER_STAGE));
+            float sum = 0;
+            for (int i = 0; i < 3; ++i) sum += from.load(i * THREADS + thread);
+            p.output.store(row * THREADS + thread, sum);
+            if (FAULT != NO_BARRIER_BEFORE_THE_NEXT_BOX) synchronise();
+        }
+    }
+};
+
+template <int FAULT>
+HAMLET_KERNEL(THREADS)
+smoothing_of_columns(HAMLET_PARAMETERS Columns p) {
+    SmoothingOfColumns<FAULT>{p}.run();
+}
+
+template <int FAULT>
+void smooth_columns(const View& input, const View& output, const View&) {
+    const Call call(0, 0);
+    const Boxes boxes{{THREADS, input.size[0], 1, 1}, {THREADS, 3, 1, 1}, {1, 1, 1, 1}};
+    const Columns p{tensor_map(global<float>(input), boxes), global<float>(output), int(input.size[0])};
+    call.launch("smoothing", smoothing_of_columns<FAULT>, 1, THREADS, BARRIERS + 16, p);
+}
+
 using Smooth = void (*)(const View&, const View&, const View&);
 
 template <int... FAULTS>
 constexpr Smooth choose(int fault, std::integer_sequence<int, FAULTS...>) {
     constexpr Smooth all[] = {smooth<FAULTS>...};
+    return all[fault];
+}
+
+template <int... FAULTS>
+constexpr Smooth choose_of_columns(int fault, std::integer_sequence<int, FAULTS...>) {
+    constexpr Smooth all[] = {smooth_columns<FAULTS>...};
     return all[fault];
 }
 
@@ -114,5 +193,10 @@ PYBIND11_MODULE(cuda_faults, module) {
         using namespace hamlet::cuda;
         choose(fault, std::make_integer_sequence<int, BLOCKS_SHARE_A_RESULT + 1>())(view_of(input), view_of(output),
             view_of(sums));
+    });
+    module.def("smooth_columns", [](int fault, py::handle input, py::handle output) {
+        using namespace hamlet::cuda;
+        choose_of_columns(fault, std::make_integer_sequence<int, BOX_LEFT_UNDER_WAY + 1>())(view_of(input),
+            view_of(output), View());
     });
 }

@@ -13,10 +13,15 @@ from hamlet.ops.native.library import view
 from tests.cuda import build
 
 SOURCE = Path(__file__).with_name("faults.cu")
-FAULTS = {
-    name.lower().replace("_", " "): number
-    for number, name in enumerate(re.findall(r"^    (\w+),$", SOURCE.read_text(), re.MULTILINE))
-}
+
+
+def numbered(kind):
+    """The faults of an enumeration in the source, by name."""
+    names = re.search(rf"^enum {kind} {{\n(.*?)}};", SOURCE.read_text(), re.MULTILINE | re.DOTALL)[1]
+    return {name.lower().replace("_", " "): number for number, name in enumerate(re.findall(r"\w+", names))}
+
+
+FAULTS, OF_BOXES = numbered("Fault"), numbered("BoxFault")
 CAUGHT = {
     "no barrier after staging": "which no thread has written",
     "no barrier before restaging": "without a barrier between",
@@ -33,6 +38,19 @@ CAUGHT = {
     "reads past the input": "reads global memory out of bounds",
     "misaligned copy": "at an address that is no multiple of 16",
     "blocks share a result": "writes global memory .*, which thread .* of block 0 touched without a barrier between",
+}
+CAUGHT_OF_BOXES = {
+    "box not waited for": "before the copy to it was waited for",
+    "box waited for by one thread": "without a barrier between",
+    "box of the other stage": "before the copy to it was waited for",
+    "box never copied": r"waits at .*faults.cu:\d+ for a box that no thread copies",
+    "no barrier after initialising": "which no thread has written|without a barrier between",
+    "no barrier before the next box": "for a box that no thread copies",  # as the first thread is done with all of them
+    "next box on a busy barrier": "copies a box before the last of the same barrier was waited for",
+    "too few bytes expected": "expects 752 bytes of a box that has 768",
+    "box misplaced": "copies a box to an address that is no multiple of 128",
+    "box past shared memory": "copies to shared memory out of bounds",
+    "box left under way": "ends before a box was waited for",
 }
 
 
@@ -62,5 +80,23 @@ def test_a_broken_kernel_is_caught(faults, fault):
         smooth(faults, FAULTS[fault], count)
 
 
+def smooth_columns(faults, number):
+    input, output = torch.randn(5, 64), torch.empty(5, 64)
+    faults.smooth_columns(number, *map(view, (input, output)))
+    return input, output
+
+
+def test_a_right_kernel_of_boxes_passes(faults):
+    input, output = smooth_columns(faults, OF_BOXES["no fault of boxes"])
+    torch.testing.assert_close(output, F.conv1d(F.pad(input.T, (1, 1))[:, None], torch.ones(1, 1, 3))[:, 0].T)
+
+
+@pytest.mark.parametrize("fault", CAUGHT_OF_BOXES)
+def test_a_broken_kernel_of_boxes_is_caught(faults, fault):
+    with pytest.raises(RuntimeError, match=rf"^smoothing, block 0, thread \d+: .*({CAUGHT_OF_BOXES[fault]})"):
+        smooth_columns(faults, OF_BOXES[fault])
+
+
 def test_every_fault_has_its_test():
     assert set(FAULTS) == {"none", *CAUGHT}
+    assert set(OF_BOXES) == {"no fault of boxes", *CAUGHT_OF_BOXES}

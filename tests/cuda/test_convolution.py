@@ -76,6 +76,52 @@ def test_depthwise_agrees_with_the_definition(call):
     agrees(*call)
 
 
+@pytest.fixture
+def copy_engine(kernels_on_cpu):
+    kernels_on_cpu.set_bulk_copies(True)
+    yield kernels_on_cpu
+    kernels_on_cpu.set_bulk_copies(False)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "shape"),
+    [
+        ((3, 3), 1, [1, 2], (19, 16)),
+        ((5, 5), 2, [1, 3], (11, 24)),
+        ((7, 7), 1, [8, 1], (20, 8)),
+        ((1, 5), 1, torch.tensor([[1, 8], [3, 5]]), (7, 16)),
+    ],
+    ids=["3", "5, stride 2", "7, as far apart as can be", "run-time dilation"],
+)
+def test_tiles_copied_as_boxes(copy_engine, kernel, stride, dilation, shape, dtype, layout):
+    channels, before = 48, copy_engine.boxes_copied()
+    input = torch.randn(2, channels, *shape, dtype=dtype).contiguous(memory_format=layout)
+    weight = (torch.randn(2, channels, 1, *kernel) / kernel[1]).to(dtype)
+    arguments = {"groups": channels, "stride": stride, "dilation": dilation, "residual": stride == 1}
+    if isinstance(dilation, torch.Tensor):
+        arguments["max_dilation"] = 8
+    agrees([input, weight, torch.randn(channels, dtype=dtype)], arguments, TOLERANCE[dtype])
+    assert copy_engine.boxes_copied() >= before + 4
+
+
+@pytest.mark.parametrize("why", ["dilation", "extent", "rows of 10 bytes", "shifted"])
+def test_what_the_engine_cannot_copy_is_copied_without_it(copy_engine, why):
+    before = copy_engine.boxes_copied()
+    input = torch.randn(1, 8, 5, 5 if "rows" in why else 8, dtype=torch.float16)
+    if why == "shifted":
+        input = torch.randn(input.numel() + 1, dtype=torch.float16)[1:].view(input.shape)
+    arguments = {"groups": 8, "dilation": 9 if why == "dilation" else 1}
+    if why == "extent":
+        arguments["extent"] = torch.tensor([[4, 5]])
+    if why == "dilation":  # which the size of the image would bound
+        input = torch.randn(1, 8, 12, 8, dtype=torch.float16)
+    dynamic = dynamic_conv2d(input, torch.randn(1, 8, 1, 3, 3, dtype=torch.float16), **arguments)
+    assert dynamic.isfinite().all()
+    assert copy_engine.boxes_copied() == before
+
+
 @given(calls(grouped=True))
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_grouped_agrees_with_the_definition(call):
@@ -211,11 +257,16 @@ FAULTS = {
         "",
     ),
     "a row of halo too few": (
-        "return p.skip * (tile.rows - 1) + filter_height();",
-        "return p.skip * (tile.rows - 1) + filter_height() - 1;",
+        "return p.skip * (rows - 1) + filter_height();",
+        "return p.skip * (rows - 1) + filter_height() - 1;",
     ),
     "a swapped stage": ("sum_tile(stage(turn), ", "sum_tile(stage(turn + 1), "),
     "a group too many under way": ("wait_for_copies<STAGES - 1>", "wait_for_copies<STAGES>"),
+}
+OF_BOXES = {
+    "a missing barrier": FAULTS["a missing barrier"],
+    "a box that is not waited for": ("return wait_for_box(barrier(turn), turn / STAGES);", "return void(turn);"),
+    "a barrier of another stage": ("wait_for_box(barrier(turn), ", "wait_for_box(barrier(turn + 1), "),
 }
 OF_GROUPED = {
     "a missing barrier": (
@@ -265,11 +316,14 @@ def broken(directory, monkeypatch, header, right, wrong, sources):
     monkeypatch.setattr(library, "kernels", build.kernels(directory / "csrc", sources))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_depthwise_kernel_broken_on_purpose_is_caught(fault, tmp_path, monkeypatch):
-    broken(tmp_path, monkeypatch, "depthwise", *FAULTS[fault], "depthwise_*.cu")
+@pytest.mark.parametrize(
+    ("fault", "engine"), [*((fault, False) for fault in FAULTS), *((fault, True) for fault in OF_BOXES)]
+)
+def test_a_depthwise_kernel_broken_on_purpose_is_caught(fault, engine, tmp_path, monkeypatch):
+    broken(tmp_path, monkeypatch, "depthwise", *(OF_BOXES if engine else FAULTS)[fault], "depthwise_*.cu")
+    library.kernels.set_bulk_copies(engine)
     for layout in LAYOUTS:
-        input, weight = torch.randn(1, 32, 130, 33).contiguous(memory_format=layout), torch.randn(1, 32, 1, 3, 3)
+        input, weight = torch.randn(1, 32, 130, 36).contiguous(memory_format=layout), torch.randn(1, 32, 1, 3, 3)
         with pytest.raises((RuntimeError, AssertionError), match=r"depthwise forward, block .*|not close"):
             torch.testing.assert_close(
                 dynamic_conv2d(input, weight, groups=32), dynamic_conv2d(input, weight, groups=32, backend="reference")

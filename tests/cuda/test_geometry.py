@@ -57,9 +57,10 @@ def test_a_large_layer_fills_the_multiprocessors(kernels_on_cpu):
     shape.source_width = shape.target_height = shape.target_width = 56
     shape.samples, shape.blocks, shape.channels = 32, 4, 64
     plan = kernels_on_cpu.plan_depthwise(shape, LIMIT, 132)
-    # By hand: 8 vectors of 8 channels are the block's 64; 16 lanes make 128 threads; 2 stages of 10 x 18 pixels.
+    # By hand: 8 vectors of 8 channels are the block's 64; 16 lanes make 128 threads; 2 stages of 10 x 18 pixels, each
+    # with a barrier of 8 bytes.
     assert (plan["vectors"], plan["lanes"], plan["rows"], plan["chunk"]) == (8, 16, 8, 64)
-    assert plan["shared_bytes"] == 9 * 64 * 4 + 2 * 10 * 18 * 64 * 2
+    assert plan["shared_bytes"] == 9 * 64 * 4 + 2 * 10 * 18 * 64 * 2 + 2 * 8
     assert plan["segments"] == -(-8 * 132 // (32 * 4))
 
 

@@ -129,6 +129,9 @@ inline DeviceLimits limits_of_device(int device) {
     check(cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
           "the shared memory limit");
     check(cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device), "multiprocessors");
+    int major = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "the compute capability");
+    limits.bulk_copies = major >= 9;
     return limits;
 }
 

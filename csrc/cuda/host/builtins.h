@@ -121,8 +121,10 @@ Global<T> global(const View& view) {
     return {{reinterpret_cast<T*>(view.data), host::register_global(view.data, size_t(elements) * sizeof(T))}};
 }
 
+inline bool bulk_copies = false;
+
 // One multiprocessor, so that small tests have blocks with many tiles.
-inline DeviceLimits limits_of_device(int) { return {227 * 1024, 1}; }
+inline DeviceLimits limits_of_device(int) { return {227 * 1024, 1, bulk_copies}; }
 
 class Call {
    public:

@@ -55,6 +55,12 @@ bool release(Execution& run, int first, int count, Thread::State state) {
     return true;
 }
 
+void land_copy(const Copy& copy, uint32_t landing) {
+    copy.memory->end_copy(copy.to, copy.bytes, landing);
+    if (copy.from) std::memcpy(copy.to, copy.from, copy.bytes);
+    else std::memset(copy.to, 0, copy.bytes);
+}
+
 void resume(Execution& run, Thread& thread) {
     running_thread = &thread;
     swapcontext(&run.scheduler, &thread.context);
@@ -82,13 +88,22 @@ void run_block(Execution& run) {
         for (int warp = 0; warp < run.threads / WARP; ++warp)
             going |= release(run, warp * WARP, WARP, Thread::State::in_warp);
         going |= release(run, 0, run.threads, Thread::State::at_barrier);
+        for (Thread& thread : run.all)
+            if (thread.state == Thread::State::at_copy && thread.awaited->can_pass(thread.turn)) {
+                thread.state = Thread::State::ready;
+                going = true;
+            }
     }
     for (Thread& thread : run.all)
         if (thread.state != Thread::State::finished) {
             running_thread = &thread;
+            if (thread.state == Thread::State::at_copy)
+                fail("waits at " + told(thread.site) + " for a box that no thread copies");
             for (const Thread& other : run.all)
                 if (other.state != thread.state || !same(other.site, thread.site)) fail_divergent(thread, other);
         }
+    for (const auto& [address, arrival] : run.arrivals)
+        if (!arrival.under_way.empty()) fail("ends before a box was waited for");
 }
 
 }  // namespace
@@ -103,13 +118,16 @@ void Thread::wait(State until, Site where) {
     swapcontext(&context, &current->scheduler);
 }
 
+void Arrival::land() {
+    landing = ++current->landings;
+    for (const Copy& copy : under_way) land_copy(copy, landing);
+    under_way.clear();
+    ++turns;
+}
+
 void Thread::land(size_t pending) {
     for (; groups.size() > pending; groups.pop_front())
-        for (const Copy& copy : groups.front()) {
-            copy.memory->end_copy(copy.to, COPY_BYTES);
-            if (copy.from) std::memcpy(copy.to, copy.from, COPY_BYTES);
-            else std::memset(copy.to, 0, COPY_BYTES);
-        }
+        for (const Copy& copy : groups.front()) land_copy(copy, 0);
 }
 
 void run(const std::string& kernel, int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body) {
@@ -129,6 +147,7 @@ void run(const std::string& kernel, int64_t blocks, int threads, int shared_byte
     running_body = &body;
     for (run.block = 0; run.block < blocks; ++run.block) {
         run.shared->forget();
+        run.arrivals.clear();
         run_block(run);
     }
 }

@@ -7,8 +7,10 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <set>
 #include <source_location>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "../pack.h"
@@ -22,11 +24,22 @@ struct Copy {
     char* to;
     const char* from;  // null: zeros
     Memory* memory;    // of `to`
+    size_t bytes = COPY_BYTES;
+};
+
+// What a barrier of boxes knows: the box under way, if any, and how many have landed.
+struct Arrival {
+    std::vector<Copy> under_way;
+    uint32_t turns = 0;
+    uint32_t landing = 0;  // of the last that landed
+
+    bool can_pass(int turn) const { return turns % 2 != uint32_t(turn & 1) || !under_way.empty(); }
+    void land();
 };
 
 class Thread {
    public:
-    enum class State { ready, at_barrier, in_warp, finished };
+    enum class State { ready, at_barrier, in_warp, at_copy, finished };
 
     Moment moment() const;
     void wait(State state, Site site);
@@ -39,6 +52,9 @@ class Thread {
     uint32_t barriers = 0, warp_barriers = 0, exchanges = 0;
     std::vector<Copy> open;               // asynchronous copies that no group has yet
     std::deque<std::vector<Copy>> groups;
+    const Arrival* awaited = nullptr;     // where it is at_copy, and which of its turns
+    int turn = 0;
+    std::set<uint32_t> waited;            // landings of boxes
     ucontext_t context;
     std::exception_ptr error;
 };
@@ -56,6 +72,8 @@ struct Execution {
     int block = 0, threads = 0;
     std::vector<Thread> all;
     std::vector<Exchange> warps;
+    std::unordered_map<const void*, Arrival> arrivals;  // by the barrier's address
+    uint32_t landings = 0;
     std::unique_ptr<char[]> shared_bytes;
     char* shared_base = nullptr;
     std::unique_ptr<Memory> shared;

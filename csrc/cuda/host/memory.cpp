@@ -15,6 +15,7 @@ bool Moment::same_warp(const Moment& other) const {
 bool Moment::unordered(const Moment& other) const {
     if (launch == 0 || launch != other.launch) return false;
     if (block != other.block) return true;
+    if (landing && running().waited.contains(landing)) return false;
     if (thread == other.thread && !several) return false;
     if (barriers != other.barriers) return false;
     return !same_warp(other) || warp_barriers == other.warp_barriers;
@@ -93,11 +94,12 @@ void Memory::begin_copy(const void* address, size_t bytes) {
     });
 }
 
-void Memory::end_copy(const void* address, size_t bytes) {
+void Memory::end_copy(const void* address, size_t bytes, uint32_t landing) {
     const size_t first = (reinterpret_cast<uintptr_t>(address) - base_) / UNIT;
     for (size_t i = first; i < first + bytes / UNIT; ++i) {
         units_[i].under_way = false;
         units_[i].write = running().moment();
+        units_[i].write.landing = landing;
     }
 }
 

@@ -14,6 +14,7 @@ struct Moment {
     uint32_t block = 0, thread = 0;
     uint32_t barriers = 0, warp_barriers = 0;  // that the thread has passed
     bool several = false;                      // other threads of its warp did the same between the same barriers
+    uint32_t landing = 0;                      // not 0: of a box, which threads that waited for it may touch
 
     bool same_warp(const Moment& other) const;
     bool unordered(const Moment& other) const;
@@ -27,7 +28,7 @@ class Memory {
     void read(const void* address, size_t bytes);
     void write(const void* address, size_t bytes);
     void begin_copy(const void* address, size_t bytes);
-    void end_copy(const void* address, size_t bytes);
+    void end_copy(const void* address, size_t bytes, uint32_t landing);  // of a box, or 0
 
     void forget();  // contents and history
     bool holds(const void* address, size_t bytes) const;

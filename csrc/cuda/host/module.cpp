@@ -58,6 +58,9 @@ std::pair<std::vector<std::vector<std::pair<int, int>>>, int> tiles_of(const Gro
 
 PYBIND11_MODULE(cuda_on_cpu, module) {
     bind(module);
+    // Whether the device has a bulk copy engine, and how many boxes it copied.
+    module.def("set_bulk_copies", [](bool has) { bulk_copies = has; });
+    module.def("boxes_copied", [] { return boxes_copied; });
     py::class_<DepthwiseShape>(module, "DepthwiseShape", py::module_local())
         .def(py::init<>())
         .def_readwrite("channels_last", &DepthwiseShape::channels_last)
