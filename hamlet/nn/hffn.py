@@ -9,6 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamlet.nn import grid
+from hamlet.nn.branch import branch_end
+
+BEGINNING = 0.05
+"""Of the residual branches: what fresh layers say of a pixel would hide what the levels hold."""
 
 
 class HFFN(nn.Module):
@@ -70,7 +74,8 @@ class _Transform(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        last = branch_end(width, width, BEGINNING)
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -86,7 +91,7 @@ class _Interaction(nn.Module):
         nn.init.trunc_normal_(self.place, std=0.02)
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.out = branch_end(width, width, BEGINNING)
         score = nn.Linear(width, 1, bias=False)
         nn.init.trunc_normal_(score.weight, std=0.02)
         self.weigh = nn.Sequential(nn.LayerNorm(width), score)
