@@ -27,7 +27,7 @@ struct Depthwise {
     int filter_height = 1, filter_width = 1;
     int skip = 1, spread = 1;      // what stands between neighbours of the source, and of the target; one of them is 1
     bool residual = false, aligned = false;
-    bool bulk = false;             // the copy engine stages: `boxes` of the source, by dilation
+    uint32_t boxed = 0;            // dilations, a bit each from 1 on, whose tiles are `boxes` for the copy engine
     TensorMap boxes[MOST_APART];
 };
 
@@ -74,7 +74,7 @@ struct DepthwiseBlock {
     HAMLET_DEVICE int filter_height() const { return K ? K : p.filter_height; }
     HAMLET_DEVICE int filter_width() const { return K ? K : p.filter_width; }
     HAMLET_DEVICE int chunk() const { return p.plan.chunk; }
-    HAMLET_DEVICE bool bulk() const { return HAMLET_BULK_COPIES && p.bulk; }
+    HAMLET_DEVICE bool bulk() const { return HAMLET_BULK_COPIES && step <= MOST_APART && p.boxed >> (step - 1) & 1; }
     HAMLET_DEVICE Walk down() const { return Walk(p.target.height, step, p.plan.rows, R); }
     HAMLET_DEVICE CopyBarrier barrier(int number) const {
         return shared_memory().template as<uint64_t>(p.plan.barriers) + number % STAGES;
@@ -116,7 +116,8 @@ struct DepthwiseBlock {
         if (thread_index() != 0) return;
         const int y = tile.y * p.skip - filter_height() / 2 * step, x = tile.x * p.skip - filter_width() / 2 * step;
         const int elements = LAST ? staged_rows(tile.rows) * p.plan.columns * chunk() : plane * chunk();
-        const int corner[4] = {LAST ? first : 0, LAST ? x : y, LAST ? y : first, sample};
+        const int channel = first - block * p.channels;
+        const int corner[RANK] = {LAST ? channel : 0, LAST ? x : y, LAST ? y : channel, block, sample};
         copy_box(stage(turn), p.boxes[step - 1], corner, barrier(turn), elements * int(sizeof(T)));
     }
 
@@ -325,27 +326,26 @@ struct DepthwiseBlock {
     }
 
     HAMLET_DEVICE void run() {
-        load_taps();
-        if (BACKWARD && K == 0 && active)
-            for (int tap = 0; tap < filter_height() * filter_width(); ++tap)
-                for (int e = 0; e < V; ++e) scratch.store(sum_of_lane(tap, e), 0);
-        if (bulk()) {
-            if (thread_index() == 0)
-                for (int number = 0; number < STAGES; ++number) initialise(barrier(number));
-            // A box is waited for without a barrier of the block, which would have shown what is in shared memory.
-            synchronise();
-        }
+        if (bulk() && thread_index() == 0)
+            for (int number = 0; number < STAGES; ++number) initialise(barrier(number));
         const Walk down = this->down();
         const int lanes = LAST ? p.plan.lanes : 1;
         const Walk across(LAST ? p.target.width : 1, LAST ? step : 1, lanes, lanes);
         const int tiles = down.tiles() * across.tiles();
         if (segment < tiles) stage_tile(tile_of(segment, down, across), 0);
+        load_taps();
+        if (BACKWARD && K == 0 && active)
+            for (int tap = 0; tap < filter_height() * filter_width(); ++tap)
+                for (int e = 0; e < V; ++e) scratch.store(sum_of_lane(tap, e), 0);
+        // A box is waited for without a barrier of the block, which would have shown what is in shared memory.
+        if (bulk()) synchronise();
         for (int number = segment, turn = 0; number < tiles; number += p.plan.segments, ++turn) {
             const int next = number + p.plan.segments;
             if (next < tiles) stage_tile(tile_of(next, down, across), turn + 1);
             else commit_copies();
             wait_for_tile(turn);
             if (active) sum_tile(stage(turn), tile_of(number, down, across));
+            if (bulk()) leave_to_engine();
             // All must be done with a stage before it is filled again.
             synchronise();
         }

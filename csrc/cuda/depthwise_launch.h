@@ -37,26 +37,32 @@ bool is_aligned(const DepthwiseShape& shape, int spread, std::initializer_list<c
     return true;
 }
 
-// The boxes of all dilations that a block may have, where the device has a copy engine that can copy every one of them.
-// It knows of no extent, and of no zeros that spread the source: `cp.async` serves these.
+// The tiles of each dilation that a block may have and the copy engine can copy. It knows of no extent, and of no zeros
+// that spread the source; `cp.async` serves these, and all other dilations.
 template <class T>
-bool set_boxes(Depthwise<T>& p, const DepthwiseShape& shape, const Convolution& given) {
-    if (!limits_of_device(given.device).bulk_copies || !p.aligned || p.spread > 1 || given.extent) return false;
+void set_boxes(Depthwise<T>& p, const DepthwiseShape& shape, const Convolution& given) {
+    if (!limits_of_device(given.device).bulk_copies || !p.aligned || p.spread > 1 || given.extent) return;
     const int kernel = specialised(shape.filter_height, shape.filter_width, shape.skip);
     const int together = rows_at_once(kernel, shape.channels_last, shape.backward);
-    const int width = p.source.width, height = p.source.height, channels = p.blocks * p.channels;
-    const int most = given.dilation ? given.greatest : *std::max_element(given.steps.begin(), given.steps.end());
-    for (int step = 1; step <= most; ++step) {
+    const Image<T>& source = p.source;
+    const int64_t block = p.channels * source.channel;
+    for (int step = 1; step <= std::min(given.greatest, MOST_APART); ++step) {
         if (!given.dilation && std::find(given.steps.begin(), given.steps.end(), step) == given.steps.end()) continue;
         const Walk down(p.target.height, step, p.plan.rows, together);
-        const int rows = shape.skip * (down.length - 1) + shape.filter_height;
+        const int rows = shape.skip * (down.length - 1) + shape.filter_height, columns = p.plan.columns;
         const Boxes boxes = shape.channels_last
-            ? Boxes{{channels, width, height, p.samples}, {p.plan.chunk, p.plan.columns, rows, 1}, {1, step, step, 1}}
-            : Boxes{{width, height, channels, p.samples}, {width, rows, p.plan.chunk, 1}, {1, step, 1, 1}};
-        if (!engine_can_copy(boxes, (shape.backward ? given.grad : given.input).data, sizeof(T))) return false;
-        p.boxes[step - 1] = tensor_map(p.source.data, boxes);
+            ? Boxes{{p.channels, source.width, source.height, p.blocks, p.samples},
+                    {1, source.column, source.row, block, source.sample},
+                    {p.plan.chunk, columns, rows, 1, 1},
+                    {1, step, step, 1, 1}}
+            : Boxes{{source.width, source.height, p.channels, p.blocks, p.samples},
+                    {1, source.row, source.channel, block, source.sample},
+                    {source.width, rows, p.plan.chunk, 1, 1},
+                    {1, step, 1, 1, 1}};
+        if (!engine_can_copy(boxes, (shape.backward ? given.grad : given.input).data, sizeof(T))) continue;
+        p.boxes[step - 1] = tensor_map(source.data, boxes);
+        p.boxed |= 1u << (step - 1);
     }
-    return true;
 }
 
 template <class T>
@@ -81,7 +87,7 @@ Depthwise<T> depthwise_of(const Convolution& given, bool backward) {
     p.residual = given.residual;
     p.aligned = backward ? is_aligned<T>(shape, p.spread, {&given.grad, &given.d_input, &given.input})
                          : is_aligned<T>(shape, p.spread, {&given.input, &given.output});
-    p.bulk = set_boxes(p, shape, given);
+    set_boxes(p, shape, given);
     return p;
 }
 

@@ -39,6 +39,11 @@ enum BoxFault {
     BOX_MISPLACED,
     BOX_PAST_SHARED_MEMORY,
     BOX_LEFT_UNDER_WAY,
+    NO_FENCE_BEFORE_THE_NEXT_BOX,
+    STAGE_CLEARED_WITHOUT_A_FENCE,
+    BARRIER_WRITTEN_OVER,
+    INITIALISED_TWICE,
+    REFUSED_BY_THE_DRIVER,
 };
 
 struct Signal {
@@ -133,15 +138,17 @@ struct SmoothingOfColumns {
 
     void copy(int row) const {
         if (thread != 0 || (FAULT == BOX_NEVER_COPIED && row == 2)) return;
-        const int corner[4] = {0, row - 1, 0, 0};
-        const int shifted = FAULT == BOX_MISPLACED ? 4 : FAULT == BOX_PAST_SHARED_MEMORY ? STAGE : 0;
+        const int corner[RANK] = {0, row - 1, 0, 0, 0};
+        const int shifted = FAULT == BOX_MISPLACED ? 4 : FAULT == BOX_PAST_SHARED_MEMORY ? 4 * STAGE : 0;
         const CopyBarrier counted = barrier(FAULT == NEXT_BOX_ON_A_BUSY_BARRIER ? 0 : row);
         copy_box(stage(row) + shifted, p.boxes, corner, counted, STAGE_BYTES - 16 * (FAULT == TOO_FEW_BYTES_EXPECTED));
     }
 
     void run() {
         if (thread == 0)
-            for (int i = 0; i < 2; ++i) initialise(barrier(i));
+            for (int i = 0; i < 2; ++i) initialise(barrier(FAULT == INITIALISED_TWICE ? 0 : i));
+        if (FAULT == STAGE_CLEARED_WITHOUT_A_FENCE) stage(0).store(thread, 0);
+        if (FAULT == BARRIER_WRITTEN_OVER && thread == 0) barrier(1).store(0, 0);
         if (FAULT != NO_BARRIER_AFTER_INITIALISING) synchronise();
         copy(0);
         for (int row = 0; row < p.rows; ++row) {
@@ -152,6 +159,7 @@ struct SmoothingOfColumns {
             float sum = 0;
             for (int i = 0; i < 3; ++i) sum += from.load(i * THREADS + thread);
             p.output.store(row * THREADS + thread, sum);
+            if (FAULT != NO_FENCE_BEFORE_THE_NEXT_BOX) leave_to_engine();
             if (FAULT != NO_BARRIER_BEFORE_THE_NEXT_BOX) synchronise();
         }
     }
@@ -166,8 +174,10 @@ smoothing_of_columns(HAMLET_PARAMETERS Columns p) {
 template <int FAULT>
 void smooth_columns(const View& input, const View& output, const View&) {
     const Call call(0, 0);
-    const Boxes boxes{{THREADS, input.size[0], 1, 1}, {THREADS, 3, 1, 1}, {1, 1, 1, 1}};
-    const Columns p{tensor_map(global<float>(input), boxes), global<float>(output), int(input.size[0])};
+    const int64_t rows = input.size[0], all = rows * THREADS;
+    const Boxes boxes{{THREADS, rows, 1, 1, 1}, {1, THREADS, all, all, all}, {THREADS, 3, 1, 1, 1},
+                      {1, FAULT == REFUSED_BY_THE_DRIVER ? 9 : 1, 1, 1, 1}};
+    const Columns p{tensor_map(global<float>(input), boxes), global<float>(output), int(rows)};
     call.launch("smoothing", smoothing_of_columns<FAULT>, 1, THREADS, BARRIERS + 16, p);
 }
 
@@ -196,7 +206,7 @@ PYBIND11_MODULE(cuda_faults, module) {
     });
     module.def("smooth_columns", [](int fault, py::handle input, py::handle output) {
         using namespace hamlet::cuda;
-        choose_of_columns(fault, std::make_integer_sequence<int, BOX_LEFT_UNDER_WAY + 1>())(view_of(input),
+        choose_of_columns(fault, std::make_integer_sequence<int, REFUSED_BY_THE_DRIVER + 1>())(view_of(input),
             view_of(output), View());
     });
 }

@@ -51,6 +51,10 @@ CAUGHT_OF_BOXES = {
     "box misplaced": "copies a box to an address that is no multiple of 128",
     "box past shared memory": "copies to shared memory out of bounds",
     "box left under way": "ends before a box was waited for",
+    "no fence before the next box": "copies a box to shared memory .* touched without a fence since",
+    "stage cleared without a fence": "copies a box to shared memory .* touched without a fence since",
+    "barrier written over": "uses a barrier of boxes that something else was written over",
+    "initialised twice": "initialises a barrier of boxes once more",
 }
 
 
@@ -97,6 +101,11 @@ def test_a_broken_kernel_of_boxes_is_caught(faults, fault):
         smooth_columns(faults, OF_BOXES[fault])
 
 
+def test_boxes_that_the_driver_would_refuse_are_refused(faults):
+    with pytest.raises(RuntimeError, match="^tensor_map: the driver would refuse such boxes"):
+        smooth_columns(faults, OF_BOXES["refused by the driver"])
+
+
 def test_every_fault_has_its_test():
     assert set(FAULTS) == {"none", *CAUGHT}
-    assert set(OF_BOXES) == {"no fault of boxes", *CAUGHT_OF_BOXES}
+    assert set(OF_BOXES) == {"no fault of boxes", "refused by the driver", *CAUGHT_OF_BOXES}

@@ -25,6 +25,13 @@ def exact_float32():
         yield
 
 
+@pytest.fixture
+def copy_engine(kernels_on_cpu):
+    kernels_on_cpu.set_bulk_copies(True)
+    yield kernels_on_cpu
+    kernels_on_cpu.set_bulk_copies(False)
+
+
 @st.composite
 def calls(draw, grouped):
     """One small call: static and run-time dilation, any odd filters, any strides, aligned channels and others."""
@@ -70,17 +77,11 @@ def calls(draw, grouped):
     return [input, weight, bias], arguments, TOLERANCE[dtype]
 
 
-@given(calls(grouped=False))
+@given(calls(grouped=False), st.booleans())
 @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_depthwise_agrees_with_the_definition(call):
+def test_depthwise_agrees_with_the_definition(copy_engine, call, has_engine):
+    copy_engine.set_bulk_copies(has_engine)
     agrees(*call)
-
-
-@pytest.fixture
-def copy_engine(kernels_on_cpu):
-    kernels_on_cpu.set_bulk_copies(True)
-    yield kernels_on_cpu
-    kernels_on_cpu.set_bulk_copies(False)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
@@ -92,8 +93,9 @@ def copy_engine(kernels_on_cpu):
         ((5, 5), 2, [1, 3], (11, 24)),
         ((7, 7), 1, [8, 1], (20, 8)),
         ((1, 5), 1, torch.tensor([[1, 8], [3, 5]]), (7, 16)),
+        ((3, 3), 1, [9, 2], (12, 8)),
     ],
-    ids=["3", "5, stride 2", "7, as far apart as can be", "run-time dilation"],
+    ids=["3", "5, stride 2", "7, as far apart as can be", "run-time dilation", "one dilation too far apart"],
 )
 def test_tiles_copied_as_boxes(copy_engine, kernel, stride, dilation, shape, dtype, layout):
     channels, before = 48, copy_engine.boxes_copied()
@@ -103,7 +105,7 @@ def test_tiles_copied_as_boxes(copy_engine, kernel, stride, dilation, shape, dty
     if isinstance(dilation, torch.Tensor):
         arguments["max_dilation"] = 8
     agrees([input, weight, torch.randn(channels, dtype=dtype)], arguments, TOLERANCE[dtype])
-    assert copy_engine.boxes_copied() >= before + 4
+    assert copy_engine.boxes_copied() >= before + 4  # a tile of each sample at least, forward and backward
 
 
 @pytest.mark.parametrize("why", ["dilation", "extent", "rows of 10 bytes", "shifted"])
@@ -266,6 +268,7 @@ FAULTS = {
 OF_BOXES = {
     "a missing barrier": FAULTS["a missing barrier"],
     "a box that is not waited for": ("return wait_for_box(barrier(turn), turn / STAGES);", "return void(turn);"),
+    "no fence before the next box": ("if (bulk()) leave_to_engine();", ""),
     "a barrier of another stage": ("wait_for_box(barrier(turn), ", "wait_for_box(barrier(turn + 1), "),
 }
 OF_GROUPED = {

@@ -28,17 +28,24 @@ HAMLET_DEVICE void initialise(CopyBarrier barrier) {
 #endif
 }
 
+// Before the barrier of the block after which a box may take the place of what this thread read or wrote.
+HAMLET_DEVICE void leave_to_engine() {
+#if HAMLET_BULK_COPIES
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // By one thread: the box of `bytes` bytes whose first element is at `corner`, innermost first.
 template <class T>
-HAMLET_DEVICE void copy_box(Shared<T> to, const TensorMap& from, const int (&corner)[4], CopyBarrier barrier,
+HAMLET_DEVICE void copy_box(Shared<T> to, const TensorMap& from, const int (&corner)[RANK], CopyBarrier barrier,
                             int bytes) {
 #if HAMLET_BULK_COPIES
     const unsigned counter = shared_address(barrier.at);
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(counter), "r"(bytes) : "memory");
     asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
-        "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(to.at)), "l"(&from.map), "r"(corner[0]),
-        "r"(corner[1]), "r"(corner[2]), "r"(corner[3]), "r"(counter)
+        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(shared_address(to.at)), "l"(&from.map), "r"(corner[0]),
+        "r"(corner[1]), "r"(corner[2]), "r"(corner[3]), "r"(corner[4]), "r"(counter)
         : "memory");
 #endif
 }
@@ -76,17 +83,12 @@ inline auto driver_encode() {
 template <class T>
 TensorMap tensor_map(Global<T> tensor, const Boxes& boxes) {
     static const auto encode = driver_encode();
-    cuuint64_t size[4], stride[3], bytes = sizeof(T);
-    cuuint32_t box[4], apart[4];
-    for (int i = 0; i < 4; ++i) {
-        size[i] = boxes.size[i], apart[i] = boxes.apart[i], box[i] = boxes.taken[i] * boxes.apart[i];
-        if (i < 3) stride[i] = bytes *= size[i];
-    }
+    const EncodedBoxes asked = encoded(boxes, sizeof(T));
     TensorMap result;
-    const CUresult status =
-        encode(&result.map, sizeof(T) == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32, 4,
-               tensor.at, size, stride, box, apart, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const auto type = sizeof(T) == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT32;
+    const CUresult status = encode(&result.map, type, RANK, tensor.at, asked.size, asked.stride, asked.box,
+                                   asked.apart, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (status != CUDA_SUCCESS)
         throw std::runtime_error("cuTensorMapEncodeTiled: error " + std::to_string(int(status)));
     return result;

@@ -109,7 +109,7 @@ void run_block(Execution& run) {
 }  // namespace
 
 Moment Thread::moment() const {
-    return {current->launch, uint32_t(current->block), uint32_t(index), barriers, warp_barriers};
+    return {current->launch, uint32_t(current->block), uint32_t(index), barriers, warp_barriers, fences};
 }
 
 void Thread::wait(State until, Site where) {

@@ -55,6 +55,7 @@ class Thread {
     const Arrival* awaited = nullptr;     // where it is at_copy, and which of its turns
     int turn = 0;
     std::set<uint32_t> waited;            // landings of boxes
+    uint32_t fences = 0;                  // between its accesses and the copy engine's
     ucontext_t context;
     std::exception_ptr error;
 };

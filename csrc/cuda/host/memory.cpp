@@ -94,6 +94,20 @@ void Memory::begin_copy(const void* address, size_t bytes) {
     });
 }
 
+void Memory::check_fences(const Unit& unit) {
+    const Moment now = running().moment();
+    for (const Moment& other : {unit.write, unit.reads[0], unit.reads[1]})
+        if (other.launch == now.launch && other.block == now.block && !other.landing &&
+            execution().all[other.thread].fences == other.fences)
+            fail("copies a box to " + where(unit) + ", which thread " + std::to_string(other.thread) +
+                 " touched without a fence since");
+}
+
+void Memory::begin_box(const void* address, size_t bytes) {
+    visit(address, bytes, "copies to", [&](Unit& unit) { check_fences(unit); });
+    begin_copy(address, bytes);
+}
+
 void Memory::end_copy(const void* address, size_t bytes, uint32_t landing) {
     const size_t first = (reinterpret_cast<uintptr_t>(address) - base_) / UNIT;
     for (size_t i = first; i < first + bytes / UNIT; ++i) {

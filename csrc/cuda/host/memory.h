@@ -12,9 +12,9 @@ namespace hamlet::cuda::host {
 struct Moment {
     uint32_t launch = 0;  // 0: never
     uint32_t block = 0, thread = 0;
-    uint32_t barriers = 0, warp_barriers = 0;  // that the thread has passed
-    bool several = false;                      // other threads of its warp did the same between the same barriers
-    uint32_t landing = 0;                      // not 0: of a box, which threads that waited for it may touch
+    uint32_t barriers = 0, warp_barriers = 0, fences = 0;  // that the thread has passed
+    bool several = false;  // other threads of its warp did the same between the same barriers
+    uint32_t landing = 0;  // not 0: of a box, which threads that waited for it may touch
 
     bool same_warp(const Moment& other) const;
     bool unordered(const Moment& other) const;
@@ -28,6 +28,7 @@ class Memory {
     void read(const void* address, size_t bytes);
     void write(const void* address, size_t bytes);
     void begin_copy(const void* address, size_t bytes);
+    void begin_box(const void* address, size_t bytes);
     void end_copy(const void* address, size_t bytes, uint32_t landing);  // of a box, or 0
 
     void forget();  // contents and history
@@ -43,6 +44,7 @@ class Memory {
     template <class Visit>
     void visit(const void* address, size_t bytes, const char* verb, const Visit& visit);
     void check_write(Unit& unit, const char* verb);
+    void check_fences(const Unit& unit);
 
     std::string name_;
     uintptr_t base_;

@@ -41,7 +41,7 @@ def _why_not_device(device: torch.device) -> str | None:
     if kernels is None:
         return None
     capability = torch.cuda.get_device_capability(device)
-    built = [int(architecture.rstrip("a")) for architecture in kernels.architectures.split()]
+    built = [int(architecture.rstrip("af")) for architecture in kernels.architectures.split()]
     if any(capability[0] == number // 10 and capability[1] >= number % 10 for number in built):
         return None
     return f"the CUDA kernels were built for compute capability {kernels.architectures}, this GPU has {capability}"
