@@ -21,6 +21,7 @@ from hamlet.models.spca import SpatialContext, Spca
 from hamlet.models.spoc import centre_prior
 from hamlet.models.token import Tokeniser
 from hamlet.models.ultron import SCALA, CDConv, Ultron
+from hamlet.retrieval.cost import flop_counter
 
 
 def features(*shape: int) -> Tensor:
@@ -97,6 +98,10 @@ def test_second_order_attention_by_its_formula() -> None:
         + torch.einsum("bnm,bmd->bnd", weights, module.value(pixels)) @ module.out[0].weight.T * module.out[1].gamma
     )
     torch.testing.assert_close(module(x).flatten(1, 2), expected)
+    with flop_counter() as counter:
+        module(x)
+    # Attention that never writes out all pairs of pixels.
+    assert torch.ops.aten._scaled_dot_product_flash_attention_for_cpu in counter.get_flop_counts()["Global"]
 
 
 def test_regions_of_maximum_are_a_plain_loops() -> None:
