@@ -97,10 +97,17 @@ def test_all_methods_differ_from_the_recipe_in_what_is_their_own_alone(recipe: s
     [
         ({"methods": ["dscf"]}, NotImplementedError, "no definition of DSCF is public"),
         ({"methods": ["gme"]}, ValueError, "models: got 'gme', expected some of hamlet, gem"),
+        ({"methods": ["gme"]}, ValueError, r"not available: dscf \(no definition of DSCF is public"),
         ({"methods": ["gem", "gem"]}, ValueError, "models: got .*each once"),
         ({"methods": []}, ValueError, "models: got"),
+        ({"backbones": ["mobilenetv3_large", "mobilenetv3_large_100"]}, ValueError, "backbones: got .*each once"),
         ({"backbones": ["resnet19"]}, ValueError, "name: got 'hamlet_resnet19'"),
         ({"seeds": 0}, ValueError, "seeds: got 0"),
+        (
+            {"overrides": ["stages=[{classification: 0, distillation: 1}]"], "methods": ["hamlet", "gem"]},
+            ValueError,
+            r"stages\[0\].classification: got 0, expected more than 0, as gem has no other loss",
+        ),
     ],
 )
 def test_refuses_what_cannot_be_compared(settings: dict[str, Any], error: type[Exception], message: str) -> None:
