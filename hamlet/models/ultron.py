@@ -116,7 +116,7 @@ class CDConv(nn.Module):
         nn.init.trunc_normal_(self.kernels, std=(1 / 9) ** 0.5)
         self.attend = nn.Conv1d(1, 1, SPAN, padding=SPAN // 2)
         # The usual random bias can be twice as long as the way from the middle to a threshold, for all channels alike.
-        nn.init.zeros_(self.attend.bias)
+        nn.init.zeros_(self.attend.get_parameter("bias"))
         self.norm = nn.LayerNorm(width)
         self.mlp = perceptron(width, 2 * width)
         self.register_buffer("dilations", torch.tensor(DILATIONS), persistent=False)
