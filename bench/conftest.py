@@ -13,6 +13,7 @@ from rich.console import Console
 from bench import clock, machine, table
 from bench.comparison import Comparison
 from bench.harness import FULL, QUICK, Effort
+from hamlet.environment import commit
 
 _comparisons = pytest.StashKey[list[Comparison]]()
 
@@ -52,7 +53,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
-    commit_info.update(machine.commit())
+    commit_info.update(commit())
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +121,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     comparisons = config.stash.get(_comparisons, [])
     if not (comparisons and config.getoption("--benchmark")):
         return
-    line = machine.line(machine.describe(), machine.commit())
+    line = machine.line(machine.describe(), commit())
     table.show(comparisons, line)
     if path := config.getoption("--tables"):
         with path.open("w", encoding="utf-8") as file:

@@ -19,7 +19,7 @@ RUN = "run.json"
 
 @dataclass(frozen=True)
 class Results:
-    """One run, perhaps made in parts: ``machine`` and ``commit`` as :mod:`bench.machine` describes them."""
+    """One run, perhaps made in parts, on a ``machine`` (:mod:`bench.machine`) with a ``commit``'s code."""
 
     machine: dict[str, Any]
     commit: dict[str, Any]

@@ -1,14 +1,17 @@
-"""What `hamlet info` tells: versions, devices, instruction sets, and which backend serves each operator here."""
+"""What `hamlet info` tells: versions, devices, instruction sets, and which backend serves each operator here; and of
+what commit the code is."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "triton", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "accelerate", "pytorch-metric-learning")
+UNVERSIONED = "unversioned"
 
 
 def describe() -> dict[str, Any]:
@@ -42,6 +45,43 @@ def processor() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+def commit() -> dict[str, Any]:
+    """The git commit that this code is of, "id", and whether anything was changed since, "dirty".
+
+    The id is :data:`UNVERSIONED` where the package lies in no checkout of its own; pytest-benchmark takes this for its
+    ``commit_info``, as its own takes no notice of new files.
+    """
+    # A package that was installed below someone else's checkout is not of that one's commit.
+    if not _git("ls-files", Path(__file__).name):
+        return {"id": UNVERSIONED, "dirty": False}
+    return {"id": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
+
+
+def commit_line(commit: Mapping[str, Any]) -> str:
+    """What :func:`commit` gave, in words.
+
+    >>> commit_line({"id": "0123456789abcdef", "dirty": True})
+    'commit 0123456789ab, dirty tree'
+    """
+    return f"commit {commit['id'][:12]}{', dirty tree' if commit['dirty'] else ''}"
+
+
+def version() -> str:
+    """The version of this package in words, with the commit where there is one."""
+    known = commit()
+    told = f", {commit_line(known)}" if known["id"] != UNVERSIONED else ""
+    return f"hamlet {importlib.metadata.version('hamlet')}{told}"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _versions() -> dict[str, str]:

@@ -13,6 +13,8 @@ import timm
 import torch
 from torch import nn
 
+from hamlet.ops import use_backend
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -81,10 +83,13 @@ def test_levels_of_the_neck_talk_within_their_windows() -> None:
     coarse = torch.randn(1, 6, 6, 6, requires_grad=True)
     found = neck([fine, coarse])
     assert [tuple(level.shape) for level in found] == [(1, 8, 12, 12), (1, 8, 6, 6)]
-    found[0][0, :, 0, 0].sum().backward()
-    assert coarse.grad is not None
-    # One pixel of the coarse level is the window's radius, and one the ramp at its edge.
-    reached = coarse.grad.abs().sum((0, 1)) > 0
-    assert reached[0, 0]
-    assert not reached[3:].any()
-    assert not reached[:, 3:].any()
+    # From a corner: 16 pixels of the image, and the ramp at the window's edge, a pixel of the level that is heard.
+    for hearing, level, reach in ((0, coarse, 2), (1, fine, 4)):
+        (gradient,) = torch.autograd.grad(found[hearing][0, :, 0, 0].sum(), level, retain_graph=True)
+        reached = gradient.abs().sum((0, 1)) > 0
+        assert reached[:reach, :reach].all()
+        assert not reached[reach:].any()
+        assert not reached[:, reach:].any()
+    with use_backend("reference"):
+        for level, expected in zip(found, neck([fine, coarse]), strict=True):
+            torch.testing.assert_close(level, expected, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hamlet.cli.commands import app
-from hamlet.cli.options import Json, Side
+from hamlet.cli.options import Json
 from hamlet.cli.output import print_json, print_table
 
 
@@ -26,7 +26,9 @@ def compare(
     models: Annotated[
         str,
         typer.Option(
-            metavar="METHODS", help="Methods and controls, comma-separated; default: all. DSCF is not available."
+            metavar="METHODS",
+            help="Methods and controls, comma-separated; default: all. Not available: dscf (no definition of DSCF is "
+            "public, so there is nothing to build).",
         ),
     ] = "",
     backbones: Annotated[str, typer.Option(help="Backbones, comma-separated, by their names here or in timm.")] = (
@@ -35,7 +37,9 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each model, from the recipe's on.")] = 1,
     dataset: Annotated[str, typer.Option(help="The benchmark to test on, as in [bold]hamlet evaluate[/bold].")] = "",
     data: Annotated[Path | None, typer.Option(help="The benchmark's folder or CSV file.")] = None,
-    longest_side: Side = 1024,
+    longest_side: Annotated[
+        int | None, typer.Option(min=32, help="Longest side in pixels to which its images are shrunk; default: 1024.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of all results; default: runs/compare-RECIPE-DATASET.")
     ] = None,
@@ -59,15 +63,19 @@ def compare(
     base = runs[0].recipe
     task: Task
     if recipe == "demo":
-        if dataset or data is not None:
-            raise ValueError("dataset: the recipe demo brings its own test; give another recipe, or no --dataset")
+        if dataset or data is not None or longest_side is not None:
+            raise ValueError(
+                "dataset: the recipe demo brings its own test, of image_size=; give another recipe, or none of "
+                "--dataset, --data and --longest-side"
+            )
         from hamlet.demo.task import DemoTask
 
         task = DemoTask(base)
     elif not dataset or data is None:
         raise ValueError("dataset: missing, expected --dataset and --data for what the models are tested on")
     else:
-        task = BenchmarkTask(base, dataset, data, longest_side=longest_side, progress=processes.rank() == 0)
+        side = {} if longest_side is None else {"longest_side": longest_side}
+        task = BenchmarkTask(base, dataset, data, progress=processes.rank() == 0, **side)
     named = f"compare-{Path(recipe).stem}-{dataset}" if dataset else f"compare-{Path(recipe).stem}"
     folder = out or Path("runs") / named
     results = run(task, runs, folder)

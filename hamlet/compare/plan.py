@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hamlet.models.registry import FAMILIES, UNAVAILABLE, check_available, split
+from hamlet.models.registry import BACKBONES, FAMILIES, check_available, split, unavailable
 from hamlet.training import Recipe, load_recipe
 
 PLAIN = ("model.options={}", "loss.distilled_levels=[]")
@@ -62,7 +62,8 @@ def comparison_runs(
         seeds: how many.
 
     Raises:
-        ValueError: nothing to compare, a method or backbone that does not exist, or one given twice.
+        ValueError: nothing to compare, a method or backbone that does not exist, or one given twice; a stage without
+            the classification loss, which is all that methods other than HAMLET have.
         NotImplementedError: a method that cannot be had, with the reason.
 
     Example:
@@ -75,12 +76,12 @@ def comparison_runs(
     if seeds < 1:
         raise ValueError(f"seeds: got {seeds}, expected at least 1")
     for name, values in (("models", methods), ("backbones", backbones)):
-        if not values or len(set(values)) < len(values):
+        if not values or len({BACKBONES.get(value, value) for value in values}) < len(values):
             raise ValueError(f"{name}: got {list(values)}, expected one or more, each once")
     for method in methods:
         check_available(method)
         if method not in FAMILIES and method not in CONTROLS:
-            known = f"{', '.join((*FAMILIES, *CONTROLS))}; not available: {', '.join(UNAVAILABLE)}"
+            known = f"{', '.join((*FAMILIES, *CONTROLS))}; not available: {unavailable()}"
             raise ValueError(f"models: got {method!r}, expected some of {known}")
     overrides = with_warmup(recipe, overrides)
     first = load_recipe(recipe, overrides).seed
@@ -116,5 +117,10 @@ def method_recipe(recipe: str | Path, overrides: Sequence[str], method: str, bac
         return load_recipe(recipe, overrides)
     others = PLAIN if family != "hamlet" else ()
     plain = load_recipe(recipe, [*overrides, *others, *OWN.get(method, ())])
+    for number, stage in enumerate(plain.stages):
+        if not stage.classification:
+            raise ValueError(
+                f"stages[{number}].classification: got 0, expected more than 0, as {method} has no other loss"
+            )
     none: dict[str, Any] = dict.fromkeys(HAMLET_LOSSES, 0.0)
     return replace(plain, stages=tuple(replace(stage, **none) for stage in plain.stages))

@@ -7,11 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hamlet.compare.plan import CONTROLS
 from hamlet.files import replacing
 from hamlet.retrieval.report import Figure, Table, Text, write_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 COSTS = {
     "parameters": ("parameters (M)", 1e6, 2),
@@ -60,15 +63,16 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def write_comparison(out: Path, results: Mapping[str, Any]) -> None:
     """Write comparison.png and comparison.html, which holds the table and the picture, to a folder."""
-    png = draw_comparison(results)
+    buffer = io.BytesIO()
+    draw_comparison(results).savefig(buffer, format="png", dpi=110)
     with replacing(out / "comparison.png") as file:
-        file.write(png)
+        file.write(buffer.getvalue())
     seeds = len(results["seeds"])
     size = results["image_size"]
     caption = (
         f"Accuracy in percent{f', mean and sample deviation over {seeds} seeds' if seeds > 1 else ''}. FLOPs, latency "
-        f"(median and 90th percentile) and peak memory are of one image of {size} x {size} pixels, all models timed in "
-        f"turns by one process ({results['machine']})."
+        f"(median and 90th percentile) and peak memory are of one image of {size} x {size} pixels on the CPU, wherever "
+        f"the models were trained, all timed in turns by one process ({results['machine']})."
     )
     missing = "\n\n".join(f"{name}: {reason}." for name, reason in results["unavailable"].items())
     columns = comparison_columns(results)
@@ -79,13 +83,14 @@ def write_comparison(out: Path, results: Mapping[str, Any]) -> None:
             Table("All methods", columns, comparison_rows(results), caption),
             Figure(
                 "Accuracy against cost",
-                png,
-                "Each point is a method on a backbone, hollow ones are controls; bars are deviations over seeds.",
+                buffer.getvalue(),
+                "Each point is a method, by its colour, on a backbone, by its marker; hollow ones are controls, in "
+                "the colour of the method that they are of; bars are deviations over seeds.",
             ),
             Text("How", _HOW),
             Text("Not available", missing),
         ],
-        lead=f"{results['description']} {results['steps']} steps each.",
+        lead=f"{results['description']} {results['steps']} steps each. {results['version']}.",
     )
 
 
@@ -107,42 +112,65 @@ _HOW = (
 )
 
 
-def draw_comparison(results: Mapping[str, Any]) -> bytes:
-    """Accuracy against FLOPs, latency and parameters, as the bytes of a PNG file."""
-    from matplotlib import colormaps
+def draw_comparison(results: Mapping[str, Any]) -> Drawing:
+    """Accuracy against FLOPs, latency and parameters: a panel each, a point for each model, a legend beside them.
+
+    A colour is a method, which a control shares with the method that it is of; a marker is a backbone.
+    """
     from matplotlib.figure import Figure as Drawing
 
     setup, measure = main_measure(results)
-    rows = results["models"]
-    methods = list(dict.fromkeys(row["method"] for row in rows.values()))
-    backbones = list(dict.fromkeys(row["backbone"] for row in rows.values()))
+    rows = results["models"].values()
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    families = list(dict.fromkeys(CONTROLS.get(method, method) for method in methods))
+    backbones = list(dict.fromkeys(row["backbone"] for row in rows))
+    styles = {method: _style(method, families) for method in methods}
+    markers = {backbone: MARKERS[number % len(MARKERS)] for number, backbone in enumerate(backbones)}
     drawing = Drawing(figsize=(13, 4.6), layout="constrained")
     axes = drawing.subplots(1, len(AXES), sharey=True)
     for panel, cost in zip(axes, AXES, strict=True):
         column, unit, _ = COSTS[cost]
-        for name, row in rows.items():
-            method, backbone = row["method"], row["backbone"]
+        for row in rows:
             accuracy = [100 * run["metrics"][setup][measure] for run in row["runs"]]
             panel.errorbar(
                 row["cost"][cost] / unit,
                 fmean(accuracy),
                 yerr=stdev(accuracy) if len(accuracy) > 1 else None,
-                marker=MARKERS[backbones.index(backbone) % len(MARKERS)],
-                color=colormaps["tab20"](methods.index(method) % 20),
-                fillstyle="none" if method in CONTROLS else "full",
-                markersize=11 if method == "hamlet" else 7,
-                markeredgecolor="black" if method == "hamlet" else None,
-                linestyle="none",
-                label=name,
+                elinewidth=1,
+                marker=markers[row["backbone"]],
+                **styles[row["method"]],
             )
         panel.set_xlabel(column)
         panel.grid(alpha=0.3)
     axes[0].set_ylabel(f"{_column(setup, measure, len(results['main_setups']))} (%)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside right upper", fontsize="small")
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    drawing.legend(handles=_legend(styles, markers), loc="outside right upper", fontsize="small")
+    return drawing
+
+
+def _style(method: str, families: Sequence[str]) -> dict[str, Any]:
+    from matplotlib import colormaps
+
+    # tab20 pairs a strong colour with a pale one: the strong ones first.
+    pale, strong = divmod(families.index(CONTROLS.get(method, method)), 10)
+    return {
+        "color": colormaps["tab20"](2 * strong + pale % 2),
+        "fillstyle": "none" if method in CONTROLS else "full",
+        "markersize": 11 if method == "hamlet" else 7,
+        "markeredgecolor": "black" if method == "hamlet" else None,
+        "linestyle": "none",
+    }
+
+
+def _legend(styles: Mapping[str, Mapping[str, Any]], markers: Mapping[str, str]) -> list[Any]:
+    """An entry for each method, then one for each backbone, rather than one for each pair of them."""
+    from matplotlib.lines import Line2D
+
+    first = next(iter(markers.values()))
+    methods = [Line2D([], [], marker=first, label=method, **style) for method, style in styles.items()]
+    return methods + [
+        Line2D([], [], marker=marker, label=backbone, color="black", linestyle="none")
+        for backbone, marker in markers.items()
+    ]
 
 
 def main_measure(results: Mapping[str, Any]) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from hamlet.compare.cost import machine, measure_costs
 from hamlet.compare.plan import Run
 from hamlet.compare.report import write_comparison
 from hamlet.compare.task import Task
+from hamlet.environment import version
 from hamlet.files import write_json
 from hamlet.models import UNAVAILABLE, Model, load_checkpoint
 from hamlet.retrieval.shards import alone_in
@@ -37,9 +38,9 @@ def compare(task: Task, runs: Sequence[Run], out: Path, *, progress: bool = True
         progress: tell on stderr what is being done.
 
     Returns:
-        What comparison.json holds: "description", "machine" and "image_size" (of the costs), "steps", "seeds",
-        "main_setups", "models" (name -> "method", "backbone", "runs", which has "seed" and "metrics" for each seed, and
-        "cost"), "unavailable" (method -> reason).
+        What comparison.json holds: "description", "version" (of this package, as the costs were measured), "machine"
+        and "image_size" (of the costs), "steps", "seeds", "main_setups", "models" (name -> "method", "backbone",
+        "runs", which has "seed" and "metrics" for each seed, and "cost"), "unavailable" (method -> reason).
 
     Raises:
         ValueError: ``out`` holds a run of another recipe, another process is at work on one, or whatever the training
@@ -63,6 +64,7 @@ def compare(task: Task, runs: Sequence[Run], out: Path, *, progress: bool = True
         models[name]["cost"] = asdict(cost)
     results = {
         "description": task.description,
+        "version": version(),
         "machine": machine(),
         "image_size": task.cost_size,
         "steps": runs[0].recipe.steps,

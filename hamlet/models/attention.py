@@ -17,7 +17,7 @@ class Attention(nn.Module):
         heads: divides ``width``.
 
     Raises:
-        ValueError: heads that do not divide the width.
+        ValueError: a width below 1, or heads that do not divide it.
 
     Example:
         >>> import torch
@@ -28,9 +28,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, context: int, heads: int) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise ValueError(f"heads: got {heads}, expected a divisor of the width {width}")
-        self.heads = heads
+        self.heads = check_heads(heads, width)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(context, width)
         self.value = nn.Linear(context, width)
@@ -46,6 +44,15 @@ class Attention(nn.Module):
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         attended: Tensor = self.out(found.transpose(1, 2).flatten(2))
         return attended
+
+
+def check_heads(heads: int, width: int) -> int:
+    """The heads themselves; ValueError for a width below 1, or heads that do not divide it."""
+    if width < 1:
+        raise ValueError(f"width: got {width}, expected at least 1")
+    if heads < 1 or width % heads:
+        raise ValueError(f"heads: got {heads}, expected a divisor of the width {width}")
+    return heads
 
 
 def perceptron(width: int, hidden: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ import torch
 
 from hamlet.files import replacing
 from hamlet.models.model import Model
-from hamlet.models.registry import FAMILIES, build, make_config, split
+from hamlet.models.registry import FAMILIES, build, make_config, registered, split
 
 FORMAT = "hamlet-checkpoint"
 VERSION = 1
@@ -68,7 +68,7 @@ def load_checkpoint(path: str | Path) -> tuple[Model, dict[str, Any]]:
     if content.get("version") != VERSION:
         raise ValueError(f"checkpoint: {path} has version {content.get('version')}, this hamlet reads {VERSION}")
     try:
-        name = str(content["model"])
+        name = registered(str(content["model"]))
         model = build(name, make_config(FAMILIES[split(name)[0]][1], content["config"]))
         model.load_state_dict(content["state_dict"])
         return model, content["extra"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, extent_of, unit
 from hamlet.models.pooling import check_power, generalised_mean, whitening
+from hamlet.nn.grgm import check_batch
 
 
 @dataclass(frozen=True)
@@ -52,5 +53,5 @@ class Gem(Model):
         pooled, share = generalised_mean(features[0], self.power, extent_of(extents, 0))
         vector = self.whiten(pooled)
         if self.centre is not None:
-            vector = self.centre(vector)
+            vector = self.centre(check_batch("features", vector, self.training))
         return unit(vector), Maps.plain(share, 0, extents, [pooled])

@@ -53,6 +53,8 @@ class MaceLike(Model):
     def __init__(self, config: MaceLikeConfig, *, pretrained: bool | str | Path = False) -> None:
         super().__init__(config, (-1,), pretrained)
         channels, width = self.hfe.channels[0], config.width
+        if width < 2:
+            raise ValueError(f"width: got {width}, expected at least 2")
         if not config.dilations or min(config.dilations) < 1:
             raise ValueError(f"dilations: got {config.dilations}, expected one or more numbers >= 1")
         self.reduce = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -10,13 +12,16 @@ from hamlet.nn import grid
 LEAST = 1e-6
 """Features are raised to this before the power, whose gradient is infinite at 0."""
 
+LEAST_POWER = 0.1
+"""At and below 0 a power has no mean; a learnt one that strays there counts as this."""
+
 
 def generalised_mean(features: Tensor, power: float | Tensor, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The power mean of each channel over the valid pixels, (mean x^p)^(1/p), in float32 or better.
 
     Args:
         features: (B, H, W, C); values below 1e-6 count as 1e-6.
-        power: p > 0.
+        power: p; a tensor below 0.1 counts as 0.1.
         extent: int (B, 2), or None.
 
     Returns:
@@ -30,15 +35,17 @@ def generalised_mean(features: Tensor, power: float | Tensor, extent: Tensor | N
     Source: Radenović, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation" (TPAMI 2018).
     """
     features = features.to(torch.promote_types(features.dtype, torch.float32))
+    if isinstance(power, Tensor):
+        power = power.clamp(min=LEAST_POWER)
     powered = grid.zero_padding(grid.zero_padding(features, extent).clamp(min=LEAST) ** power, extent)
     pooled = grid.mean(powered, extent) ** (1 / power)
     return pooled, (powered / powered.sum((1, 2), keepdim=True)).mean(-1)
 
 
 def check_power(power: float) -> float:
-    """The power itself; ValueError for one that is not above 0."""
-    if not power > 0:
-        raise ValueError(f"power: got {power}, expected > 0")
+    """The power itself; ValueError for one that is below the least, or not finite."""
+    if not LEAST_POWER <= power < math.inf:
+        raise ValueError(f"power: got {power}, expected a finite number >= {LEAST_POWER}")
     return power
 
 

@@ -47,7 +47,7 @@ BACKBONES = {
     "mobilenetv3_large": "mobilenetv3_large_100",
     "mobilenetv3_small": "mobilenetv3_small_100",
 }
-"""Backbones that the registered models have, under the names they go by here and in timm."""
+"""Backbones that the registered models have, under the names they go by here and in timm, which are one."""
 
 LEAN: dict[str, dict[str, Any]] = {
     "hamlet_mobilenetv3_large": {"width": 96, "heads": 3, "window": 32.0},
@@ -82,7 +82,8 @@ def create_model(
 
     Args:
         name: METHOD_BACKBONE, such as ``hamlet_resnet18``, or ``gem_resnet18`` for the plain baseline. The backbone is
-            one of the registered models' (:func:`list_models`) or any timm model's name.
+            one of the registered models' (:func:`list_models`) or any timm model's name; a model that is registered
+            has the name that it is registered by, whichever it was asked for by.
         descriptor_dim: length of the descriptors; default 512, or the checkpoint's.
         pretrained: weights of the backbone: True fetches timm's, a path reads a local file.
         checkpoint: weights of the whole model, written by :func:`hamlet.models.save_checkpoint`, and its configuration;
@@ -105,6 +106,7 @@ def create_model(
         (1, 128)
     """
     asked = overrides if descriptor_dim is None else {"descriptor_dim": descriptor_dim, **overrides}
+    name = registered(name)
     config = _config(name, asked)
     if checkpoint is None:
         return build(name, config, pretrained)
@@ -149,9 +151,28 @@ def split(name: str) -> tuple[str, str]:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
             f"name: got {name!r}{hint}, expected METHOD_BACKBONE with a method of {', '.join(FAMILIES)}, and a "
-            f"backbone of {', '.join(BACKBONES)} or any timm model; not available: {', '.join(UNAVAILABLE)}"
+            f"backbone of {', '.join(BACKBONES)} or any timm model; not available: {unavailable()}"
         )
     return family, backbone
+
+
+def registered(name: str) -> str:
+    """A model's name with its backbone's name here, where it has one, in place of timm's.
+
+    Raises:
+        ValueError, NotImplementedError: as of :func:`split`.
+
+    Example:
+        >>> registered("gem_mobilenetv3_small_100"), registered("gem_resnet50")
+        ('gem_mobilenetv3_small', 'gem_resnet50')
+    """
+    family, backbone = split(name)
+    return f"{family}_{next((short for short, full in BACKBONES.items() if full == backbone), backbone)}"
+
+
+def unavailable() -> str:
+    """The methods that cannot be had, each with the reason, as an error's words."""
+    return ", ".join(f"{family} ({reason})" for family, reason in UNAVAILABLE.items())
 
 
 def check_available(name: str) -> None:

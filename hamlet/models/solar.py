@@ -77,8 +77,8 @@ class SecondOrderAttention(nn.Module):
         """Revise (B, H, W, C), finite in the padding too."""
         query = self.query_norm(self.query(x), extent).relu()
         key = self.key_norm(self.key(x), extent).relu()
-        valid = None if extent is None else grid.valid(extent, *x.shape[1:3]).flatten(1)[:, None]
-        found = F.scaled_dot_product_attention(
-            query.flatten(1, 2), key.flatten(1, 2), self.value(x).flatten(1, 2), attn_mask=valid
-        )
-        return x + self.out(found.unflatten(1, x.shape[1:3]))
+        valid = None if extent is None else grid.valid(extent, *x.shape[1:3]).flatten(1)[:, None, None]
+        # One head: without that dimension PyTorch writes out all pairs of pixels.
+        query, key, value = (projected.flatten(1, 2)[:, None] for projected in (query, key, self.value(x)))
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=valid)
+        return x + self.out(found[:, 0].unflatten(1, x.shape[1:3]))

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hamlet.models.attention import Attention, perceptron
+from hamlet.models.attention import Attention, check_heads, perceptron
 from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, extent_of, unit
 from hamlet.models.pooling import PixelNorm, whitening
 from hamlet.nn import grid
+from hamlet.nn.grgm import check_batch
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Token(Model):
 
     def __init__(self, config: TokenConfig, *, pretrained: bool | str | Path = False) -> None:
         super().__init__(config, (-1,), pretrained)
-        width, heads = config.width, config.heads
+        width, heads = config.width, check_heads(config.heads, config.width)
+        if config.refinements < 0:
+            raise ValueError(f"refinements: got {config.refinements}, expected 0 or more")
         self.reduce = nn.Linear(self.hfe.channels[0], width)
         self.reduce_norm = PixelNorm(width)
         self.encode = _Encoder(width, heads)
@@ -72,7 +75,8 @@ class Token(Model):
             tokens = refine(tokens, pixels, valid)
         pooling = shares.mean(-1).unflatten(1, x.shape[1:3])
         embedding = grid.mean(pixels.unflatten(1, x.shape[1:3]), extent)
-        return unit(self.centre(self.whiten(tokens.flatten(1)))), Maps.plain(pooling, 0, extents, [embedding])
+        vectors = check_batch("features", self.whiten(tokens.flatten(1)), self.training)
+        return unit(self.centre(vectors)), Maps.plain(pooling, 0, extents, [embedding])
 
 
 class Tokeniser(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamlet.models.attention import perceptron
+from hamlet.models.attention import check_heads, perceptron
 from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, extent_of, unit, unpadded
 from hamlet.models.pooling import check_power, generalised_mean, whitening
@@ -56,8 +57,9 @@ class Ultron(Model):
     more attention means a larger dilation, the size of the windows, layer norms, residual branches, that the query's
     mean is of softplus(X), as a generalised mean wants positive numbers, and that the channel attention multiplies the
     convolution's result, through which it learns, as a dilation has no gradient; that convolutions are depthwise, in
-    CDConv and in the context alike; that five neighbouring channels decide on a channel's attention; and that SCALA's
-    queries and values are of the features themselves.
+    CDConv and in the context alike; that five neighbouring channels decide on a channel's attention, whose bias
+    begins at zero, so that fresh models use all dilations; and that SCALA's queries and values are of the features
+    themselves, although the paper's abstract speaks of value features that broader information updates.
 
     Example:
         >>> model = Ultron(UltronConfig("resnet18", descriptor_dim=64)).eval()
@@ -70,11 +72,9 @@ class Ultron(Model):
 
     def __init__(self, config: UltronConfig, *, pretrained: bool | str | Path = False) -> None:
         super().__init__(config, (-4, -3, -2, -1), pretrained)
-        width, heads = config.width, config.heads
-        if heads < 1 or width % heads:
-            raise ValueError(f"heads: got {heads}, expected a divisor of the width {width}")
-        if not config.radius >= 0.5:
-            raise ValueError(f"radius: got {config.radius}, expected pixels >= 0.5")
+        width, heads = config.width, check_heads(config.heads, config.width)
+        if not 0.5 <= config.radius < math.inf:
+            raise ValueError(f"radius: got {config.radius}, expected a finite number of pixels >= 0.5")
         if not 0 < config.thresholds[0] <= config.thresholds[1] < 1:
             raise ValueError(f"thresholds: got {config.thresholds}, expected 0 < first <= second < 1")
         self.power = check_power(config.power)
@@ -115,6 +115,8 @@ class CDConv(nn.Module):
         self.kernels = nn.Parameter(torch.empty(width, 1, 3, 3))
         nn.init.trunc_normal_(self.kernels, std=(1 / 9) ** 0.5)
         self.attend = nn.Conv1d(1, 1, SPAN, padding=SPAN // 2)
+        # The usual random bias can be twice as long as the way from the middle to a threshold, for all channels alike.
+        nn.init.zeros_(self.attend.get_parameter("bias"))
         self.norm = nn.LayerNorm(width)
         self.mlp = perceptron(width, 2 * width)
         self.register_buffer("dilations", torch.tensor(DILATIONS), persistent=False)

@@ -75,9 +75,7 @@ class GRGM(nn.Module):
             Descriptors (B, descriptor_dim) of length 1, at least float32, and the weights of the pixels, averaged over
             the heads: (B, H, W), which sum to 1 over the valid pixels and are 0 outside.
         """
-        if self.training and x.shape[0] == 1:
-            raise ValueError("x: got a batch of 1 in training mode, expected 2 or more; or call eval()")
-        x = self.norm(x)
+        x = self.norm(check_batch("x", x, self.training))
         weights = self._weights(x, extent)
         values = self.value(x).unflatten(-1, (self.heads, -1))
         pooled = torch.einsum("bhwn,bhwnc->bnc", weights.to(values.dtype), values).flatten(1)
@@ -93,6 +91,13 @@ class GRGM(nn.Module):
         if extent is not None:
             logits = logits.masked_fill(~grid.valid(extent, *x.shape[1:3])[..., None], -torch.inf)
         return logits.flatten(1, 2).softmax(1).unflatten(1, x.shape[1:3])
+
+
+def check_batch(name: str, samples: Tensor, training: bool) -> Tensor:
+    """The samples themselves; ValueError where training would normalise a batch of one."""
+    if training and len(samples) == 1:
+        raise ValueError(f"{name}: got a batch of 1 in training mode, expected 2 or more; or call eval()")
+    return samples
 
 
 class _ResidualMLP(nn.Module):

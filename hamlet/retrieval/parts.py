@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import record_function
-from torch.utils.flop_counter import FlopCounterMode
 
-from hamlet.retrieval.cost import allocations, draw_image, evaluating, repeat, synchronize
+from hamlet.retrieval.cost import allocations, draw_image, evaluating, flop_counter, repeat, synchronize
 
 _MARK = "hamlet part "
 
@@ -65,7 +64,7 @@ def measure_parts(model: nn.Module, image_size: int | tuple[int, int]) -> list[P
     }
     parts = {name: modules for name, modules in parts.items() if modules}
     with evaluating(model):
-        counter = FlopCounterMode(display=False)
+        counter = flop_counter()
         with counter, _growth(parts, counter.get_total_flops) as flops:
             model(image)
         times = _times(model, image, parts)

@@ -21,6 +21,7 @@ from hamlet.models.spca import SpatialContext, Spca
 from hamlet.models.spoc import centre_prior
 from hamlet.models.token import Tokeniser
 from hamlet.models.ultron import SCALA, CDConv, Ultron
+from hamlet.retrieval.cost import flop_counter
 
 
 def features(*shape: int) -> Tensor:
@@ -62,12 +63,13 @@ def test_spca_context_is_walks_of_two_to_four_steps() -> None:
 
 
 @torch.no_grad()
-def test_spca_begins_with_the_features_themselves() -> None:
-    model = create_model("spca_resnet18", descriptor_dim=8).eval()
+def test_spca_begins_without_what_its_attention_finds() -> None:
+    model = create_model("spca_mobilenetv3_small", descriptor_dim=8).eval()
     assert isinstance(model, Spca)
     assert (model.power, model.context.means.shape, model.attention.heads) == (3.0, (16, 128), 8)
-    queries, context = features(1, 5, 512), features(1, 7, 48)
-    assert model.attention(queries, context).abs().max() == 0
+    x = features(2, 3, 4, 576)
+    pooled, _ = generalised_mean(x + model.mlp(x), 3.0)
+    torch.testing.assert_close(model.forward_head([x])[0], F.normalize(model.whiten(pooled), dim=1))
 
 
 def test_orthogonal_fusion_is_a_projection() -> None:
@@ -97,6 +99,10 @@ def test_second_order_attention_by_its_formula() -> None:
         + torch.einsum("bnm,bmd->bnd", weights, module.value(pixels)) @ module.out[0].weight.T * module.out[1].gamma
     )
     torch.testing.assert_close(module(x).flatten(1, 2), expected)
+    with flop_counter() as counter:
+        module(x)
+    # Attention that never writes out all pairs of pixels.
+    assert torch.ops.aten._scaled_dot_product_flash_attention_for_cpu in counter.get_flop_counts()["Global"]
 
 
 def test_regions_of_maximum_are_a_plain_loops() -> None:
@@ -198,6 +204,22 @@ def test_cdconv_convolves_each_channel_with_the_dilation_that_it_chose() -> None
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fresh_ultron_uses_all_dilations(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = create_model("ultron_resnet18").eval()
+    assert isinstance(model, Ultron)
+    seen: list[Tensor] = []
+    for stage in model.stages[:2]:
+        assert isinstance(stage, CDConv)
+        stage.register_forward_hook(lambda module, inputs, output: seen.append(module.choose(inputs[0])[1]))
+    model(torch.rand(2, 3, 64, 64))
+    for dilation in seen:
+        assert all((dilation == each).float().mean() > 0.02 for each in (1, 3, 6))
+    assert len(seen) == 2
+
+
+@torch.no_grad()
 def test_scala_attends_within_its_window_to_keys_that_hold_context() -> None:
     module = SCALA(8, heads=2, radius=1.0)
     x = features(1, 5, 6, 8)
@@ -245,6 +267,25 @@ def test_mace_like_weighs_its_branches_by_content_and_begins_as_gem() -> None:
         total = total + weights[:, branch, None, None] * planes.permute(0, 2, 3, 1)
     torch.testing.assert_close(model.enhance(reduced), total.relu(), rtol=1e-4, atol=1e-5)
     assert (weights[0] - weights[1]).abs().max() > 1e-4
+
+
+def test_a_learnt_power_that_strays_below_zero_keeps_a_mean() -> None:
+    x = features(2, 3, 4, 5)
+    for value in (-1.0, 0.0, 0.1):
+        power = torch.tensor(value, requires_grad=True)
+        pooled, _ = generalised_mean(x, power)
+        pooled.sum().backward()
+        torch.testing.assert_close(pooled, x.clamp(min=1e-6).pow(0.1).mean((1, 2)).pow(10))
+        assert power.grad is not None
+        assert power.grad.isfinite()
+    for value in (0.5, 1.0, 3.0):
+        power, free = torch.tensor(value, requires_grad=True), torch.tensor(value, requires_grad=True)
+        pooled, expected = generalised_mean(x, power)[0], (x.clamp(min=1e-6) ** free).mean((1, 2)) ** (1 / free)
+        (pooled.sum() + expected.sum()).backward()
+        assert torch.equal(pooled, expected)
+        assert power.grad is not None
+        assert free.grad is not None
+        assert torch.equal(power.grad, free.grad)
 
 
 def test_pixel_norm_counts_valid_pixels_alone() -> None:

@@ -117,15 +117,23 @@ def test_a_model_comes_back_from_its_checkpoint(family: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("family", "settings", "message"),
     [
-        ("delg", {"power": 0.0}, "power: got 0.0, expected > 0"),
+        ("delg", {"power": 0.0}, "power: got 0.0, expected a finite number >= 0.1"),
+        ("solar", {"power": float("inf")}, "power: got inf"),
+        ("ultron", {"power": float("nan")}, "power: got nan"),
         ("rmac", {"scales": 0}, "scales: got 0"),
         ("spca", {"tokens": 1}, "tokens: got 1"),
         ("spca", {"heads": 7}, "heads: got 7, expected a divisor of the width 576"),
         ("token", {"tokens": 1}, "tokens: got 1"),
         ("token", {"heads": 3}, "heads: got 3"),
+        ("token", {"width": 0}, "width: got 0, expected at least 1"),
+        ("token", {"refinements": -1}, "refinements: got -1, expected 0 or more"),
         ("dolg", {"dilations": ()}, "dilations: got"),
         ("mace_like", {"dilations": (0,)}, "dilations: got"),
+        ("mace_like", {"width": 0}, "width: got 0, expected at least 2"),
+        ("mace_like", {"width": 1}, "width: got 1"),
         ("ultron", {"heads": 3}, "heads: got 3"),
+        ("ultron", {"width": 0}, "width: got 0, expected at least 1"),
+        ("ultron", {"radius": float("inf")}, "radius: got inf, expected a finite number"),
         ("ultron", {"radius": 0.1}, "radius: got 0.1"),
         ("ultron", {"thresholds": (0.6, 0.4)}, "thresholds: got"),
         *((family, {"descriptor_dim": 0}, "descriptor_dim: got 0") for family in METHODS),
@@ -134,6 +142,16 @@ def test_a_model_comes_back_from_its_checkpoint(family: str, tmp_path: Path) -> 
 def test_refuses_what_does_not_fit(family: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create_model(f"{family}_mobilenetv3_small", **settings)
+
+
+@pytest.mark.parametrize(("family", "settings"), [("token", {}), ("gem", {"centre": True})])
+def test_what_ends_in_a_batch_normalisation_refuses_to_learn_from_one_picture(
+    family: str, settings: dict[str, Any]
+) -> None:
+    model = make(family, **settings).train()
+    with pytest.raises(ValueError, match="features: got a batch of 1 in training mode, expected 2 or more"):
+        model(torch.rand(1, 3, 64, 64))
+    assert model.eval()(torch.rand(1, 3, 64, 64)).isfinite().all()
 
 
 def test_a_method_without_a_definition_says_why() -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import hamlet
+from hamlet.models import fingerprint, load_checkpoint, save_checkpoint
 
 
 def test_lists_the_registered_models() -> None:
@@ -38,6 +40,20 @@ def test_overrides_reach_the_frozen_configuration() -> None:
         model.config.descriptor_dim = 3  # type: ignore[misc]
 
 
+def test_a_registered_model_is_one_under_both_names_of_its_backbone(tmp_path: Path) -> None:
+    here, timms = (hamlet.create_model(f"hamlet_mobilenetv3_{size}") for size in ("small", "small_100"))
+    assert timms.name == here.name == "hamlet_mobilenetv3_small"
+    assert timms.config == here.config
+    assert here.config.width == 48  # type: ignore[attr-defined]
+    save_checkpoint(tmp_path / "model.pt", here)
+    again = hamlet.create_model("hamlet_mobilenetv3_small_100", checkpoint=tmp_path / "model.pt")
+    assert fingerprint(again) == fingerprint(here)
+    # A file that an earlier version wrote under timm's name.
+    here.name = "hamlet_mobilenetv3_small_100"
+    save_checkpoint(tmp_path / "model.pt", here)
+    assert load_checkpoint(tmp_path / "model.pt")[0].name == "hamlet_mobilenetv3_small"
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
@@ -48,6 +64,7 @@ def test_overrides_reach_the_frozen_configuration() -> None:
             "name: got 'resnet18'.*expected METHOD_BACKBONE with a method of hamlet, gem, .*mobilenetv3_large",
         ),
         ("", {}, "name: got ''"),
+        ("gem_resnet19", {}, r"not available: dscf \(no definition of DSCF is public, so there is nothing to build\)"),
         ("hamlet_resnet18", {"widht": 3}, "overrides: got widht, expected some of .*width"),
         ("hamlet_resnet18", {"backbone": "resnet50"}, "overrides: got backbone"),
         ("gem_resnet18", {"width": 3}, "overrides: got width, expected some of descriptor_dim, power"),

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamlet.retrieval.cost import measure_cost
+from hamlet.retrieval.parts import measure_parts
 
 
 class Known(nn.Module):
@@ -42,6 +44,22 @@ def test_counts(capfd: pytest.CaptureFixture[str]) -> None:
 def test_grows_with_the_picture() -> None:
     small, large = (measure_cost(nn.Sequential(Known()), side) for side in (8, 16))
     assert large.flops == 4 * small.flops
+
+
+class Looking(nn.Module):
+    """Four heads of two channels that look from 80 pixels to 80."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.new_ones(1, 4, images[0, 0].numel(), 2)
+        return F.scaled_dot_product_attention(pixels, pixels, pixels)[:, 0, 0]
+
+
+def test_the_fused_attention_of_the_cpu_is_not_free() -> None:
+    # Queries with keys, then weights with values: each pair takes two channels, a multiply and an add.
+    pairs = 4 * 80 * 80
+    assert measure_cost(Looking(), (10, 8)).flops == 2 * pairs * 2 + 2 * pairs * 2
+    (part,) = measure_parts(nn.Sequential(Looking()), (10, 8))
+    assert part.flops == 8 * pairs
 
 
 def test_bad_size() -> None:
