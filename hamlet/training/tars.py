@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -62,8 +63,7 @@ class TarDataset:
         samples = once(lambda: index_tars(self.root, progress=progress))
         self._places = {name: (tar, offset, size) for tar, name, offset, size, _ in samples}
         if len(self._places) < len(samples):
-            names = [name for _, name, *_ in samples]
-            twice = next(name for name in names if names.count(name) > 1)
+            [(twice, _)] = Counter(name for _, name, *_ in samples).most_common(1)
             raise ValueError(f"data.root: the tars of {root} hold {twice} twice, expected different names")
         skipped = left_out(list(self._places), without)
         if check:

@@ -155,7 +155,13 @@ def _embed_captions(model: ImageTextModel, texts: Sequence[str | None], tensors:
     for start in range(0, len(there), BATCH):
         some = there[start : start + BATCH]
         rows[some] = F.normalize(model.texts([str(texts[row]) for row in some]), dim=1).half()
+    _check_finite(rows)
     return rows
+
+
+def _check_finite(texts: Tensor) -> None:
+    if not texts.isfinite().all():
+        raise ValueError("teacher: its embedding of a text holds NaN or infinity, expected finite numbers")
 
 
 def _finish(
@@ -195,6 +201,7 @@ def _finish(
             raise ValueError(f"captions: none is of a picture of {images.root} that can be read")
         rows = torch.stack([torch.stack(described[name]).mean(0) for name in sorted(described)])
     if prototypes != "none":
+        _check_finite(rows)
         with replacing(out / "texts.safetensors") as file:
             file.write(save({"prototypes": F.normalize(rows, dim=1)}))
     manifest |= {

@@ -50,8 +50,11 @@ class Termination:
 def outlive_sigterm(worker: int) -> None:
     """For the workers of a data loader, to which the signal may be sent too: they end when their own process says so.
 
-    That one may be at its end with a loader still alive, and sends the signal then, and waits for them.
+    That one may be at its end with a loader still alive, and sends the signal then, and waits for them. On systems that
+    do not tell who sent a signal, as macOS, any ends them.
     """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_when_the_parent_asks, daemon=True).start()
 

@@ -18,10 +18,11 @@ Item = TypeVar("Item")
 class StepTimer:
     """The seconds that the parts of a step take; they add up to the step's.
 
-    A part ends when the device is done with it. The loop waits for the device once a part anyway, to look at the loss
-    and the gradient's norm, so measuring adds one wait a step. Communication is what the loop's own exchanges take, and
-    what is left of the gradients' after the last of them was ready to be sent: the rest of it hides behind the
-    backward.
+    A part ends when the device is done with it, so measuring waits for the device at the end of each, where the loop
+    waits twice a step anyway, to look at the loss and the gradient's norm. Communication is what the loop's own
+    exchanges take, and what is left of the gradients' after the last of them was ready to be sent: the rest of it hides
+    behind the backward. What losses that compare samples exchange is counted as forward and backward, and the exchange
+    of a step's labels, where classes are sampled, as data.
 
     Args:
         device: that the model is on.

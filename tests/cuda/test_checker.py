@@ -102,7 +102,7 @@ def test_a_broken_kernel_of_boxes_is_caught(faults, fault):
 
 
 def test_boxes_that_the_driver_would_refuse_are_refused(faults):
-    with pytest.raises(RuntimeError, match="^tensor_map: the driver would refuse such boxes"):
+    with pytest.raises(RuntimeError, match=r"^tensor_map: the driver would refuse such boxes"):
         smooth_columns(faults, OF_BOXES["refused by the driver"])
 
 

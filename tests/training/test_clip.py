@@ -206,6 +206,30 @@ def test_captions_of_other_pictures_and_damaged_shards_are_refused(photos: Path,
         make(captions=captions, prototypes="captions")
 
 
+def test_texts_without_numbers_leave_the_cache_unfinished(photos: Path, tmp_path: Path) -> None:
+    class Silent(Counting):
+        def texts(self, texts: Any) -> torch.Tensor:
+            return torch.full((len(texts), 3), torch.nan)
+
+    (tmp_path / "model").mkdir()
+    for out, how in (("classes", {}), ("captions", {"captions": {"dog/1.png": "a dog"}, "prototypes": "none"})):
+        with pytest.raises(ValueError, match="teacher: its embedding of a text holds NaN"):
+            teach(tmp_path / "model", photos, tmp_path / out, load=lambda _: Silent(), progress=False, **how)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="is not finished"):
+            TeacherCache.load(tmp_path / out)
+
+
+def test_a_manifest_that_lacks_something_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    teach(tmp_path / "model", photos, tmp_path / "c", load=lambda _: Counting(), progress=False)
+    path = tmp_path / "c" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("shards", "failures", "logit_scale", "name"):
+        path.write_text(json.dumps({key: value for key, value in manifest.items() if key != name}))
+        with pytest.raises(ValueError, match="is damaged"):
+            TeacherCache.load(tmp_path / "c")
+
+
 def test_several_processes_are_refused(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="processes: got 2, expected one"):

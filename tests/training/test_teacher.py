@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     save_file({"embeddings": torch.ones(1, 2)}, path)
     with pytest.raises(ValueError, match="was not written by TeacherCache"):
         TeacherCache.load(path)
+    about = {"format": "hamlet-teacher", "version": "1"}
+    plain = json.dumps({"ids": ["a"], "logit_scale": 1.0, "name": ""})
+    for tensors, metadata in (
+        ({"embeddings": torch.ones(1, 2)}, about),
+        ({"embeddings": torch.ones(1, 2)}, {**about, "plain": '{"ids": ["a"]}'}),
+        ({"embeddings": torch.ones(1, 2), "foreign": torch.ones(1)}, {**about, "plain": plain}),
+    ):
+        save_file(tensors, path, metadata=metadata)
+        with pytest.raises(ValueError, match="is damaged, or no teacher cache"):
+            TeacherCache.load(path)
 
 
 def test_captions(tmp_path: Path) -> None:
