@@ -47,6 +47,13 @@ def processor() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
+def machine() -> str:
+    """This machine, the threads of a process and PyTorch's version, in words."""
+    import torch
+
+    return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
 def commit() -> dict[str, Any]:
     """The git commit that this code is of, "id", and whether anything was changed since, "dirty".
 

@@ -8,10 +8,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from hamlet.environment import processor
 from hamlet.retrieval.cost import Cost, draw_image, evaluating, measure_cost, repeat, synchronize
 
 
@@ -49,11 +47,6 @@ def measure_costs(models: Mapping[str, nn.Module], image_size: int) -> dict[str,
         )
         for (name, cost), times in zip(alone.items(), np.array(turns).T, strict=True)
     }
-
-
-def machine() -> str:
-    """The machine on which costs are measured, in words."""
-    return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def _seconds(model: nn.Module, image: Tensor) -> float:

@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 
 from hamlet import processes
-from hamlet.compare.cost import machine, measure_costs
+from hamlet.compare.cost import measure_costs
 from hamlet.compare.plan import Run
 from hamlet.compare.report import write_comparison
 from hamlet.compare.task import Task
-from hamlet.environment import version
+from hamlet.environment import machine, version
 from hamlet.files import write_json
 from hamlet.models import UNAVAILABLE, Model, load_checkpoint
 from hamlet.retrieval.shards import alone_in

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from hamlet.compare.cost import machine, measure_costs
+from hamlet.compare.cost import measure_costs
 from hamlet.compare.plan import method_recipe, with_warmup
 from hamlet.compare.run import measure_run, run_folder
 from hamlet.demo.data import TEST_PHOTOGRAPHS, TRAIN_PHOTOGRAPHS
@@ -18,6 +18,7 @@ from hamlet.demo.evaluation import DISTRACTOR_EVERY
 from hamlet.demo.report import write_demo_report
 from hamlet.demo.task import DemoTask
 from hamlet.demo.teacher import TEACHER_NAME
+from hamlet.environment import machine
 from hamlet.files import replacing
 from hamlet.models import load_checkpoint
 from hamlet.training import Recipe, load_recipe

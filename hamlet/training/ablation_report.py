@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hamlet.environment import machine, version
 from hamlet.files import replacing, write_json
 from hamlet.settings import to_plain
 from hamlet.training.recipe import Recipe
@@ -40,12 +41,16 @@ class Row:
 
 
 def write_results(out: Path, rows: Sequence[Row], recipe: Recipe, seeds: Sequence[int]) -> None:
-    """Write results.json, table.md and, with two rows or more, table.png; the others are compared with the first."""
+    """Write results.json, table.md and, with two rows or more, table.png; the others are compared with the first.
+
+    The version and the machine in results.json are those of the last run.
+    """
     variants: list[dict[str, Any]] = []
     for row in rows:
         difference = row.minus(rows[0])
         variants.append({"variant": row.variant, **_numbers(row), "difference": _numbers(difference)})
-    write_json(out / "results.json", {"recipe": to_plain(recipe), "seeds": list(seeds), "variants": variants})
+    where = {"version": version(), "machine": machine()}
+    write_json(out / "results.json", {"recipe": to_plain(recipe), **where, "seeds": list(seeds), "variants": variants})
     with replacing(out / "table.md") as file:
         file.write(table(rows).encode())
     if len(rows) > 1:

@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hamlet.cli import app
+from hamlet.environment import machine, version
 from hamlet.training import Recipe, load_recipe
 from hamlet.training.ablation import VARIANTS, ablate
 from hamlet.training.ablation_report import Row, table
@@ -50,6 +51,7 @@ def test_each_variant_is_trained_once_and_told_of(photos: Path, tmp_path: Path) 
     scores = {path.parent.name: json.loads(path.read_text())["map"] for path in out.glob("*/score.json")}
     told = json.loads((out / "results.json").read_text())
     assert told["seeds"] == [0, 1]
+    assert (told["version"], told["machine"]) == (version(), machine())
     assert [entry["variant"] for entry in told["variants"]] == list(NAMES)
     for entry, name in zip(told["variants"], ("hamlet", "no-acsa", "no-curriculum"), strict=True):
         found = [scores[f"{name}-{seed}"] for seed in (0, 1)]
