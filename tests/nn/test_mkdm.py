@@ -54,6 +54,31 @@ def test_the_formula_whole(alpha: float) -> None:
     assert loss.item() == pytest.approx(alpha * 4 * divergence + (1 - alpha) * 1.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("prototypes", [None, torch.eye(2)], ids=["a layer of its own", "prototypes"])
+def test_the_teachers_own_logits_take_the_place_of_its_embeddings(prototypes: Tensor | None) -> None:
+    # The student's outputs are even, by its own layer or by equal cosines; the teacher's softmax at 2 is (1/4, 3/4).
+    mkdm = MKDM(2, 2, prototypes=prototypes, outputs=2, logit_scale=1.0)
+    with torch.no_grad():
+        mkdm.projection.weight.fill_(1.0)
+        mkdm.projection.bias.zero_()
+    assert (mkdm.outputs is None) == (prototypes is not None)
+    if mkdm.outputs is not None:
+        torch.nn.init.zeros_(mkdm.outputs.weight)
+        torch.nn.init.constant_(mkdm.outputs.bias, 3.0)
+    logits = torch.tensor([[1.0, 1.0 + 2 * math.log(3)]])
+    loss = mkdm(torch.ones(1, 2), torch.tensor([[7.0, 0.0]]), alpha=1.0, temperature=2.0, teacher_logits=logits)
+    assert loss.item() == pytest.approx(4 * KL, rel=1e-5)
+
+
+def test_outputs_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="outputs: got 3, expected 2, one for each prototype"):
+        MKDM(2, 2, prototypes=torch.eye(2), outputs=3)
+    with pytest.raises(
+        ValueError, match=r"alpha: got 0\.5, expected 0 where the teacher has no text prototypes and no"
+    ):
+        MKDM(2, 2, outputs=2)(torch.ones(1, 2), torch.ones(1, 2), alpha=0.5)
+
+
 def test_levels_share_the_feature_term() -> None:
     mkdm = identity_mkdm(None, level_dims=(2,))
     teacher = torch.tensor([[1.0, 0.0]])

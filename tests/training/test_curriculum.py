@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
 import pytest
+import torch
 
-from hamlet.training import Curriculum
+from hamlet.training import Curriculum, TeacherCache
+from hamlet.training.engine import Engine
+from tests.training import tiny
 from tests.training.tiny import recipe
 
 PLAIN = ("curriculum.difficulty=none",)
@@ -57,6 +61,26 @@ def test_easy_samples_come_first_and_all_in_the_end() -> None:
     assert set(flat(taken[5:8])) == set(range(9, 24))
     assert set(flat(taken[8:12])) == set(range(4, 24))
     assert set(flat(taken[12:16])) == set(range(24))
+
+
+def test_what_the_teacher_is_sure_of_is_easy(tmp_path: Path) -> None:
+    # One class's pictures lie on its prototype, the others' between all: the first batch is of those four.
+    blobs = tiny.Blobs()
+    towards = torch.eye(tiny.CLASSES)
+    embeddings = torch.stack([towards[0] if label == 0 else towards.mean(0) for label in blobs.labels])
+    teacher = TeacherCache(tuple(blobs.ids), embeddings, prototypes=towards, logit_scale=10.0)
+    settings = ("curriculum.difficulty=teacher", "curriculum.start=0.17", "batch_size=4", "stages=[{}]")
+    engine = Engine(tiny.make(), recipe(*settings), blobs, out=tmp_path, teacher=teacher)
+    assert sorted(engine.curriculum.ranking()[:4].tolist()) == [0, 1, 2, 3]
+    assert sorted(sample for sample, _, _ in next(iter(engine.curriculum))) == [0, 1, 2, 3]
+
+
+def test_what_was_drawn_is_told_by_tenths_of_the_ranking() -> None:
+    settings = recipe("curriculum.difficulty=teacher", "curriculum.start=1.0")
+    curriculum = Curriculum([0, 1] * 10, settings, [float(-sample) for sample in range(20)])
+    next(iter(curriculum))
+    # The last two samples are the easiest tenth, the first two the hardest.
+    assert curriculum.drawn([19, 18, 17, 0, 0]) == [2, 1, 0, 0, 0, 0, 0, 0, 0, 2]
 
 
 def test_running_losses_rank_the_samples_and_unseen_ones_come_early() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hamlet.models import load_checkpoint
 from hamlet.training import TeacherCache, load_recipe, train, train_recipe
+from hamlet.training.plots import _draw_tenths
 from hamlet.training.timing import PARTS
 from tests.training import tiny
 from tests.training.runs import STEPS, assert_same_run, kept, run
@@ -98,11 +101,27 @@ def test_time_of_a_step_is_split(whole: Path) -> None:
         assert picture.size == (900, 990)
 
 
+def test_the_picture_shows_what_was_drawn_when() -> None:
+    axes = Figure().subplots()
+    # Two steps of four samples: from the easiest tenth alone, then half of them from the hardest.
+    history = [
+        {f"drawn/{tenth}": 0.0 for tenth in range(1, 11)} | drawn
+        for drawn in ({"drawn/1": 4.0}, {"drawn/1": 2.0, "drawn/10": 2.0})
+    ]
+    _draw_tenths(axes, history)
+    shares = axes.images[0].get_array()
+    assert shares[0].tolist() == [1.0, 0.5]
+    assert shares[9].tolist() == [0.0, 0.5]
+    assert shares.sum() == 2
+    assert list(axes.images[0].get_extent()[2:]) == [0.5, 10.5]
+
+
 def test_progress_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(tiny.make(), tiny.recipe(), tiny.Blobs(), out=tmp_path / "told", teacher=tiny.teacher(), stop_after=2)
     told = capfd.readouterr()
     assert told.out == ""
     assert f"2/{STEPS}" in told.err
+    assert re.search(r"a step took [\d.]+ s: data \d+%, forward \d+%, backward \d+%, communication \d+%, opt", told.err)
     run(tmp_path / "quiet", stop_after=2)
     assert capfd.readouterr() == ("", "")
 

@@ -116,6 +116,26 @@ def test_objective_is_the_weighted_sum_of_the_losses() -> None:
     assert maps.mean_radius.grad == pytest.approx(13.0)
 
 
+def test_a_teachers_own_logits_reach_the_loss_part_by_part() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])
+    cache = TeacherCache(("a", "b"), torch.eye(2), logits=logits)
+    stage = StageRecipe(classification=0.0, distillation=1.0, alpha=1.0)
+    whole = objective(stage, cache)
+    assert whole.mkdm is not None
+    assert whole.mkdm.outputs is not None
+    torch.nn.init.zeros_(whole.mkdm.outputs.weight)
+    torch.nn.init.zeros_(whole.mkdm.outputs.bias)
+
+    class Pair:
+        labels = (0, 1)
+
+    targets = TargetTable(Pair(), cache, torch.device("cpu")).of(torch.tensor([1, 0]))
+    divergence = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    for part, expected in zip(targets.parts(2), (0.0, divergence), strict=True):
+        total, _, _ = whole(unit(0.0), maps_of([unit(0.0)]), part, stage, 1.0)
+        assert total.item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_what_no_stage_weighs_is_not_computed() -> None:
     plain = objective(StageRecipe())
     assert plain.mkdm is None

@@ -35,6 +35,7 @@ def test_two_processes_have_the_gradients_of_one_and_so_have_parts(tmp_path: Pat
         assert found.keys() == expected.keys()
         assert len(expected) >= 8
         for name in expected:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5, msg=f"{one}: {name}")
-    strength = torch.load(tmp_path / "all-one.pt", weights_only=True)
-    assert min(float(gradient.abs().max()) for gradient in strength.values()) > 1e-4
+            # By the length of each parameter's own gradient, however weak it is.
+            length = float(expected[name].norm())
+            assert length > 0, f"{one}: {name}"
+            assert float((found[name] - expected[name]).norm()) <= 1e-5 * length, f"{one}: {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 import time
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from hamlet.cli import app
 from hamlet.retrieval.datasets import load_landmark_training
-from hamlet.training import Curriculum, FolderDataset, load_recipe
+from hamlet.training import Curriculum, FolderDataset, TeacherCache, load_recipe
 from hamlet.training.dry_run import dry_run
 from hamlet.training.landmarks import LandmarkDataset
 from hamlet.training.recipe import AugmentRecipe
@@ -47,6 +48,29 @@ def test_landmarks_with_their_coarser_labels(tmp_path: Path) -> None:
     assert dataset[2, 5, 32].shape == (3, 32, 32)
     run = [*SMALL, f"data.root={tmp_path}", "data.kind=landmarks", "stages=[{coarse: 0.5}]", "loss.sampled_classes=2"]
     train_recipe(load_recipe("folder", run), tmp_path / "run", progress=False)
+
+
+def test_the_recipe_of_landmarks_takes_a_step_of_each_stage(tmp_path: Path) -> None:
+    names = [f"{number}a1b" for number in range(4)]
+    for place, name in enumerate(names):
+        picture(tmp_path / "train" / name[0] / name[1] / name[2] / f"{name}.jpg", 40 * place)
+    (tmp_path / "train_clean.csv").write_text("landmark_id,images\n70,0a1b 1a1b\n9,2a1b 3a1b\n")
+    (tmp_path / "train_label_to_hierarchical.csv").write_text(
+        "landmark_id,category,supercategory,hierarchical_label,natural_or_human_made\n"
+        "70,http://x/Tower,Tower,tower,human-made\n9,http://x/Lake,Lake,lake,natural\n"
+    )
+    ids = tuple(f"{'/'.join(name[:3])}/{name}.jpg" for name in names)
+    TeacherCache(ids, torch.randn(4, 5)).save(tmp_path / "teacher")
+    small = ["steps=2", "batch_size=4", "optimizer.warmup=1", "data.workers=0", "model.pretrained=false"]
+    small += ["model.name=hamlet_mobilenetv3_small", "model.descriptor_dim=8"]
+    small += ["image_size=64", *(f"stages.{stage}.image_size={64 + 32 * stage}" for stage in (0, 1))]
+    recipe = load_recipe(
+        "landmarks", [*small, "stages.0.until=0.5", f"data.root={tmp_path}", f"data.teacher={tmp_path / 'teacher'}"]
+    )
+    train_recipe(recipe, tmp_path / "run", progress=False)
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [record["image_size"] for record in history] == [64, 96]
+    assert all("loss/distillation" in record and "loss/coarse" in record for record in history)
 
 
 def test_broken_landmarks_are_left_out_by_the_teacher_or_by_a_check(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from hamlet.training import build_model, load_recipe, train
 from tests.training import tiny
@@ -31,7 +32,21 @@ def test_switches_of_speed_and_memory_give_the_same_weights(tmp_path: Path, swit
         found: dict[str, torch.Tensor] = torch.load(out / "model.pt", weights_only=True)["state_dict"]
         return found
 
-    switched, expected = go(tmp_path / "switched", switch), go(tmp_path / "plain")
+    layouts: list[bool] = []
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (3, 3):
+            layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    with register_module_forward_hook(look):
+        expected = go(tmp_path / "plain")
+        plain, layouts[:] = list(layouts), []
+        switched = go(tmp_path / "switched", switch)
+    assert not any(plain)
+    # Where activations are not kept, the backbone's stages run again in the backward, each but for its last layer.
+    again = len(layouts) / len(plain)
+    assert again == 1 if "channels_last" in switch else 1.5 < again < 2
+    assert all(layouts) == ("channels_last" in switch)
     for name in expected:
         torch.testing.assert_close(switched[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
@@ -65,6 +80,15 @@ def test_compiled_model_takes_the_same_steps(tmp_path: Path, monkeypatch: pytest
 
 
 def test_bfloat16_learns_too(tmp_path: Path) -> None:
+    dtypes: set[torch.dtype] = set()
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if isinstance(module, torch.nn.Conv2d) and module.training:
+            dtypes.add(output.dtype)
+
+    with register_module_forward_hook(look):
+        run(tmp_path / "few", "precision=bfloat16", "steps=2", "optimizer.warmup=1", "stages=[{}]")
+    assert dtypes == {torch.bfloat16}
     history = run(tmp_path, "precision=bfloat16", "steps=60", "optimizer.lr=0.05", "stages=[{}]", "loss.margin=0.0")
     assert history[-1]["loss"] < history[0]["loss"] / 2
     model = torch.load(tmp_path / "model.pt", weights_only=True)["state_dict"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ def test_saved_cache_is_the_same(tmp_path: Path) -> None:
     for name in ("embeddings", "prototypes", "captions"):
         assert torch.equal(getattr(read, name), getattr(cache, name))
     assert read.fingerprint() == cache.fingerprint()
+    own = replace(cache, logits=torch.randn(len(cache.ids), tiny.CLASSES))
+    own.save(tmp_path / "own")
+    assert torch.equal(TeacherCache.load(tmp_path / "own").logits, own.logits)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["teacher.safetensors"]
 
 
@@ -34,12 +38,14 @@ def test_optional_parts_stay_away(tmp_path: Path) -> None:
 
 
 def test_aligned_follows_the_ids() -> None:
-    cache = TeacherCache(("a", "b", "c"), torch.eye(3), captions=2 * torch.eye(3))
+    cache = TeacherCache(("a", "b", "c"), torch.eye(3), captions=2 * torch.eye(3), logits=torch.arange(6.0).view(3, 2))
     chosen = cache.aligned(["c", "a"])
     assert chosen.ids == ("c", "a")
     assert chosen.embeddings.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert chosen.captions is not None
     assert chosen.captions.tolist() == [[0, 0, 2], [2, 0, 0]]
+    assert chosen.logits is not None
+    assert chosen.logits.tolist() == [[4, 5], [0, 1]]
     with pytest.raises(ValueError, match="no embedding of 2 of 3 pictures, such as 'x'"):
         cache.aligned(["a", "x", "y"])
 
@@ -48,6 +54,8 @@ def test_confidence_is_the_largest_probability() -> None:
     embeddings = torch.tensor([[3.0, 0.0], [1.0, 1.0]])
     cache = TeacherCache(("a", "b"), embeddings, prototypes=torch.eye(2) * 7, logit_scale=math.log(3))
     assert cache.confidence().tolist() == pytest.approx([0.75, 0.5])
+    own = replace(cache, logits=torch.tensor([[0.0, 0.0], [math.log(9), 0.0]]))
+    assert own.confidence().tolist() == pytest.approx([0.5, 0.9])
     with pytest.raises(ValueError, match="no prototypes"):
         TeacherCache(("a",), torch.ones(1, 2)).confidence()
 
@@ -61,6 +69,7 @@ def test_fingerprint_sees_every_part() -> None:
         TeacherCache(("a",), one, captions=one),
         TeacherCache(("a",), one, logit_scale=3.0),
         TeacherCache(("a",), one, prototypes=torch.eye(2)),
+        TeacherCache(("a",), one, logits=3 * one),
     ]
     assert len({cache.fingerprint() for cache in caches}) == len(caches)
 
@@ -72,6 +81,11 @@ def test_fingerprint_sees_every_part() -> None:
         ({"ids": ("a",), "embeddings": torch.ones(2, 2)}, r"embeddings: got \(2, 2\), expected \(1, 2\)"),
         ({"ids": ("a",), "embeddings": torch.ones(1, 2), "captions": torch.ones(1, 3)}, "captions: got"),
         ({"ids": ("a",), "embeddings": torch.ones(1, 2), "prototypes": torch.ones(4, 3)}, "prototypes: got"),
+        ({"ids": ("a",), "embeddings": torch.ones(1, 2), "logits": torch.ones(2, 3)}, r"logits: got \(2, 3\)"),
+        (
+            {"ids": ("a",), "embeddings": torch.ones(1, 2), "prototypes": torch.eye(2), "logits": torch.ones(1, 3)},
+            r"logits: got \(1, 3\), expected \(1, 2\)",
+        ),
         ({"ids": ("a",), "embeddings": torch.full((1, 2), torch.nan)}, "embeddings: expected finite"),
         ({"ids": ("a",), "embeddings": torch.ones(1, 2, dtype=torch.int64)}, "embeddings: expected finite"),
         ({"ids": ("a",), "embeddings": torch.ones(1, 2), "logit_scale": 0.0}, "logit_scale: got"),
