@@ -59,7 +59,8 @@ LEAN: dict[str, dict[str, Any]] = {
 def list_models(filter: str = "") -> list[str]:
     """Names of the registered models, those that contain ``filter``, which may hold ``*`` and ``?``.
 
-    Every method can be created on every backbone that timm can build with ``features_only`` too: ``gem_convnext_atto``.
+    Other backbones that timm builds with ``features_only`` have names too, such as ``gem_convnext_atto``: all that have
+    the levels which a method takes (DOLG two, ULTRON four), and channels that its heads divide (SpCa's 8).
     :data:`UNAVAILABLE` holds the methods that are known by name alone.
 
     Example:

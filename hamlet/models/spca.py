@@ -44,7 +44,8 @@ class Spca(Model):
     The context of a pixel is what tokens its surroundings are made of, near and farther; see :class:`SpatialContext`.
     Features are queries, the context is keys and values, and the attention begins at zero. Ours: tokens are ordinary
     parameters, which the gradient alone moves; the paper also updates them on line. The authors' code normalises the
-    tokens and projects the context to the features' channels before the attention; here its keys and values do.
+    tokens and projects the context to the features' channels before the attention; here its keys and values do, which
+    begin as any linear layer, and its last layer is a linear one times a factor for each channel, which begins at zero.
     Published with ArcFace of scale 32 and margin 0.15 radians.
 
     Example:

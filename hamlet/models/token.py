@@ -40,7 +40,9 @@ class Token(Model):
 
     The pooling map is each pixel's share of a token, averaged over the tokens. Ours: 256 channels, where the paper has
     1024 behind a ResNet101; no dropout; and a token is a mean of its pixels, where the authors' code leaves the sum
-    undivided. The descriptor ends in a batch normalisation, so training takes batches of two or more.
+    undivided; and each attention ends in a linear layer times a factor for each channel that begins at zero, its
+    queries, keys and values beginning as any linear layer. The descriptor ends in a batch normalisation, so training
+    takes batches of two or more.
 
     Example:
         >>> model = Token(TokenConfig("resnet18", descriptor_dim=64)).eval()
