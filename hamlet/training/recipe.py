@@ -230,7 +230,8 @@ class Recipe:
         seed: of weights, order and views.
         precision: of the model's forward and backward (mixed precision); losses and weights are float32.
         accumulate: parts that a process's share of a batch is taken in, one after another, to save memory. The losses
-            that compare the samples of a batch (hierarchy, consistency), MadaCos and batch norm see one part at a time.
+            that compare the samples of a batch (hierarchy, consistency), MadaCos and batch norm see one part at a time,
+            and the coarser labels' mean is over the samples of a part that have one.
         average: decay of the moving average of the weights, which is then what is validated and saved as the model; 0:
             none.
         activation_checkpointing: forget the backbone's activations and compute them again in the backward: less memory,

@@ -152,7 +152,7 @@ class TeacherCache:
             failures = tuple((name, why) for name, why in plain.get("failures", ()))
             ids, logit_scale, name = tuple(plain["ids"]), plain["logit_scale"], plain["name"]
             return cls(ids=ids, logit_scale=logit_scale, name=name, failures=failures, **tensors)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"teacher: {path} is damaged, or no teacher cache ({error!r})") from error
 
 
@@ -172,20 +172,25 @@ def load_folder(folder: Path) -> TeacherCache:
     if "ids" not in manifest:
         raise ValueError(f"teacher: {folder} is not finished; give the same hamlet teach command again")
     try:
-        ids, logit_scale, name = tuple(manifest["ids"]), manifest["logit_scale"], manifest["name"]
-        failures = tuple((name, why) for name, why in manifest["failures"])
         # Names from a file: nothing but what lies in the folder is read.
         shards = [load_file(inside(folder / "shards", name)) for name in manifest["shards"]]
         texts = folder / "texts.safetensors"
         prototypes = load_file(texts)["prototypes"] if texts.is_file() else None
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        rows = {
+            name: torch.cat([shard[name] for shard in shards if name in shard])
+            for name in ("embeddings", "captions")
+            if any(name in shard for shard in shards)
+        }
+        return TeacherCache(
+            ids=tuple(manifest["ids"]),
+            prototypes=prototypes,
+            logit_scale=manifest["logit_scale"],
+            name=manifest["name"],
+            failures=tuple((name, why) for name, why in manifest["failures"]),
+            **rows,
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"teacher: {folder} is damaged ({error}); remove it and make it again") from error
-    rows = {
-        name: torch.cat([shard[name] for shard in shards if name in shard])
-        for name in ("embeddings", "captions")
-        if any(name in shard for shard in shards)
-    }
-    return TeacherCache(ids=ids, prototypes=prototypes, logit_scale=logit_scale, name=name, failures=failures, **rows)
 
 
 def read_captions(path: str | Path) -> dict[str, str]:

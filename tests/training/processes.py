@@ -116,7 +116,7 @@ def gradients(out: Path) -> None:
     def task(name: str, *settings: str) -> Callable[[], object]:
         return lambda: _write_gradients(out / f"{name}.pt", settings)
 
-    for kind, settings in (("all", ()), ("sampled", SAMPLED)):
+    for kind, settings in (("all", ()), ("sampled", SAMPLED), ("unlabelled", ("unlabelled",))):
         finish(start(task(f"{kind}-one", *settings)), *pair(task(f"{kind}-two", *settings)))
     finish(start(task("alone-one", *alone)), start(task("alone-parts", *alone, "accumulate=3")))
     finish(*pair(task("alone-two", *alone, "accumulate=3")))
@@ -149,9 +149,12 @@ def _write_statistics(out: Path) -> None:
 
 
 def _write_gradients(path: Path, settings: tuple[str, ...]) -> None:
-    recipe = tiny.recipe("loss.scale=3.0", *settings)
+    recipe = tiny.recipe("loss.scale=3.0", *(each for each in settings if each != "unlabelled"))
     model = tiny.make(tiny.TinyConfig(dropout=0.0, normalise=False))
-    engine = Engine(model, recipe, tiny.Blobs(), aligned(tiny.teacher(), tiny.Blobs()), path.parent / "none")
+    dataset = tiny.Blobs()
+    if "unlabelled" in settings:  # a third of the samples have no coarser label
+        dataset.hierarchy = [[-1 if sample % 3 == 0 else sample // 8 for sample in range(len(dataset))]]
+    engine = Engine(model, recipe, dataset, aligned(tiny.teacher(), dataset), path.parent / "none")
     for samples, images in engine.loader:
         targets = engine.targets.of(samples)
         engine._backward(images, targets, moment(recipe.stages, recipe.steps - 1, recipe.steps))

@@ -224,8 +224,11 @@ def test_a_manifest_that_lacks_something_is_refused(photos: Path, tmp_path: Path
     teach(tmp_path / "model", photos, tmp_path / "c", load=lambda _: Counting(), progress=False)
     path = tmp_path / "c" / "manifest.json"
     manifest = json.loads(path.read_text())
-    for name in ("shards", "failures", "logit_scale", "name"):
-        path.write_text(json.dumps({key: value for key, value in manifest.items() if key != name}))
+    lacking = [
+        {key: value for key, value in manifest.items() if key != name} for name in ("shards", "failures", "name")
+    ]
+    for changed in (*lacking, {**manifest, "logit_scale": "ten"}, {**manifest, "shards": []}):
+        path.write_text(json.dumps(changed))
         with pytest.raises(ValueError, match="is damaged"):
             TeacherCache.load(tmp_path / "c")
 

@@ -39,6 +39,9 @@ def test_history_tells_of_every_step(whole: Path) -> None:
         weights = (1.0, 0.5, 0.1, 1.0, 0.2, 0.1)
         weighed = sum(weight * record[f"loss/{term}"] for weight, term in zip(weights, terms, strict=True))
         assert record["loss"] == pytest.approx(weighed, rel=1e-4)
+        assert sum(record[f"drawn/{tenth}"] for tenth in range(1, 11)) == 6
+    # Seven of 24 samples are in use at first: the easiest three tenths.
+    assert not any(history[0][f"drawn/{tenth}"] for tenth in range(4, 11))
     assert [record["stage"] for record in history] == [0] * 8 + [1] * 12
     assert [history[8]["temperature"], history[-1]["temperature"]] == pytest.approx([4.0, 1.0])
     # A linear warm-up over two steps, then a cosine over eighteen to a hundredth.

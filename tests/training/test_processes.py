@@ -28,6 +28,7 @@ def test_two_processes_have_the_gradients_of_one_and_so_have_parts(tmp_path: Pat
     pairs = [
         ("all-two", "all-one"),
         ("sampled-two", "sampled-one"),
+        ("unlabelled-two", "unlabelled-one"),
         *((f"alone-{n}", "alone-one") for n in ("parts", "two")),
     ]
     for one, other in pairs:

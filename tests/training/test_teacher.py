@@ -114,6 +114,8 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     for tensors, metadata in (
         ({"embeddings": torch.ones(1, 2)}, about),
         ({"embeddings": torch.ones(1, 2)}, {**about, "plain": '{"ids": ["a"]}'}),
+        ({"embeddings": torch.ones(1, 2)}, {**about, "plain": "[1]"}),
+        ({"embeddings": torch.ones(1, 2)}, {**about, "plain": "{torn"}),
         ({"embeddings": torch.ones(1, 2), "foreign": torch.ones(1)}, {**about, "plain": plain}),
     ):
         save_file(tensors, path, metadata=metadata)
