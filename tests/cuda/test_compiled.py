@@ -68,7 +68,7 @@ def test_tiles_are_copied_16_bytes_at_a_time(code, operator, count):
 def test_depthwise_tiles_are_boxes_of_the_bulk_copy_engine_where_there_is_one(code):
     newest = int(library.kernels.architectures.split()[-1].rstrip("af"))
     staging = [body for name, body in code.items() if "depthwise" in name]
-    assert all(("UTMALDG.4D" in body) == (newest >= 90) for body in staging)
+    assert all(("UTMALDG.5D" in body) == (newest >= 90) for body in staging)
 
 
 def test_products_are_on_the_matrix_units_but_for_plain_float32(code):

@@ -37,7 +37,7 @@ def test_a_level_that_wins_all_weight_is_the_result(samples: list[list[Tensor]])
     hffn = HFFN(16, 3)
     assert hffn.interact is not None
     with torch.no_grad():
-        for name in ("out.weight", "out.bias", "weigh.1.weight"):
+        for name in ("out.0.weight", "out.0.bias", "weigh.1.weight"):
             hffn.interact.get_parameter(name).zero_()
         # The level whose first channel stands out most wins.
         hffn.interact.get_parameter("weigh.1.weight")[0, 0] = 100.0
