@@ -41,7 +41,7 @@ bool is_aligned(const DepthwiseShape& shape, int spread, std::initializer_list<c
 // that spread the source; `cp.async` serves these, and all other dilations.
 template <class T>
 void set_boxes(Depthwise<T>& p, const DepthwiseShape& shape, const Convolution& given) {
-    if (!limits_of_device(given.device).bulk_copies || !p.aligned || p.spread > 1 || given.extent) return;
+    if (!p.aligned || p.spread > 1 || given.extent) return;
     const int kernel = specialised(shape.filter_height, shape.filter_width, shape.skip);
     const int together = rows_at_once(kernel, shape.channels_last, shape.backward);
     const Image<T>& source = p.source;
@@ -69,7 +69,8 @@ template <class T>
 Depthwise<T> depthwise_of(const Convolution& given, bool backward) {
     const DepthwiseShape shape = shape_of(given, backward);
     Depthwise<T> p;
-    p.plan = plan_depthwise(shape, limits_of_device(given.device));
+    const DeviceLimits limits = limits_of_device(given.device);
+    p.plan = plan_depthwise(shape, limits);
     if (!p.plan.fits) throw std::runtime_error("depthwise: a tile does not fit in shared memory");
     p.source = image_of<T>(backward ? given.grad : given.input);
     p.target = image_of<T>(backward ? given.d_input : given.output);
@@ -87,7 +88,7 @@ Depthwise<T> depthwise_of(const Convolution& given, bool backward) {
     p.residual = given.residual;
     p.aligned = backward ? is_aligned<T>(shape, p.spread, {&given.grad, &given.d_input, &given.input})
                          : is_aligned<T>(shape, p.spread, {&given.input, &given.output});
-    set_boxes(p, shape, given);
+    if (limits.bulk_copies) set_boxes(p, shape, given);
     return p;
 }
 
