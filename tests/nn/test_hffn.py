@@ -23,6 +23,19 @@ def test_switched_off_it_is_the_mean_of_the_transformed_levels(samples: list[lis
     assert (weights == 1 / 3).all()
 
 
+def test_its_branches_begin_small(samples: list[list[Tensor]]) -> None:
+    hffn = HFFN(16, 3)
+    assert hffn.interact is not None
+    for transform, level in zip(hffn.transform, samples[0], strict=True):
+        whole = transform.layers[:3](level) @ transform.layers[3][0].weight.T
+        torch.testing.assert_close(transform(level) - level, 0.05 * whole, rtol=1e-4, atol=1e-5)
+    stacked = torch.randn(2, 3, 3, 16)
+    changed = hffn.interact(stacked)[0] - stacked
+    hffn.interact.out[1].gamma.data.fill_(1.0)
+    torch.testing.assert_close(changed, 0.05 * (hffn.interact(stacked)[0] - stacked), rtol=1e-4, atol=1e-5)
+    assert changed.abs().max() > 1e-3
+
+
 def test_weights_are_a_softmax_that_the_content_chooses(samples: list[list[Tensor]]) -> None:
     hffn = HFFN(16, 3)
     fused, weights = hffn(samples[0])

@@ -212,9 +212,10 @@ def test_texts_without_numbers_leave_the_cache_unfinished(photos: Path, tmp_path
             return torch.full((len(texts), 3), torch.nan)
 
     (tmp_path / "model").mkdir()
-    for out, how in (("classes", {}), ("captions", {"captions": {"dog/1.png": "a dog"}, "prototypes": "none"})):
+    captioned: dict[str, Any] = {"captions": {"dog/1.png": "a dog"}, "prototypes": "none"}
+    for out, how in (("classes", {}), ("captions", captioned)):
         with pytest.raises(ValueError, match="teacher: its embedding of a text holds NaN"):
-            teach(tmp_path / "model", photos, tmp_path / out, load=lambda _: Silent(), progress=False, **how)  # type: ignore[arg-type]
+            teach(tmp_path / "model", photos, tmp_path / out, load=lambda _: Silent(), progress=False, **how)
         with pytest.raises(ValueError, match="is not finished"):
             TeacherCache.load(tmp_path / out)
 

@@ -4,6 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+
+import pytest
+
+from hamlet.training.termination import outlive_sigterm
 
 LOADER = """
 import multiprocessing
@@ -30,3 +35,11 @@ def test_workers_outlive_the_signal_of_others_and_end_with_their_process() -> No
             process.kill()
     assert counted == "64\n"
     assert process.returncode == 0
+
+
+def test_where_a_signal_has_no_sender_the_workers_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "sigwaitinfo")
+    threads = threading.active_count()
+    outlive_sigterm(0)
+    assert threading.active_count() == threads
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
