@@ -42,6 +42,29 @@ def generalised_mean(features: Tensor, power: float | Tensor, extent: Tensor | N
     return pooled, (powered / powered.sum((1, 2), keepdim=True)).mean(-1)
 
 
+def token_shares(logits: Tensor, valid: Tensor | None = None) -> Tensor:
+    """What of each pixel goes to each token, a softmax over the tokens, then divided by its sum over the pixels.
+
+    By logarithms: the sum of a token that no pixel is like is too small for a float, or its gradient too large.
+
+    Args:
+        logits: (B, N, L), N pixels and L tokens.
+        valid: bool (B, N), or None; a pixel where it is False goes to no token. One in each sample is True.
+
+    Returns:
+        (B, N, L) in float32 or better, which sums to 1 over N.
+
+    Example:
+        >>> token_shares(torch.tensor([[[0.0, -200.0], [0.0, -201.0]]]))
+        tensor([[[0.5000, 0.7311],
+                 [0.5000, 0.2689]]])
+    """
+    logarithms = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    if valid is not None:
+        logarithms = logarithms.masked_fill(~valid[..., None], -math.inf)
+    return logarithms.softmax(1)
+
+
 def check_power(power: float) -> float:
     """The power itself; ValueError for one that is below the least, or not finite."""
     if not LEAST_POWER <= power < math.inf:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hamlet.models.attention import Attention, perceptron
 from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, extent_of, unit
-from hamlet.models.pooling import check_power, generalised_mean, whitening
+from hamlet.models.pooling import check_power, generalised_mean, token_shares, whitening
 from hamlet.nn import grid
 
 POWERS = (2, 3, 4)
@@ -133,10 +133,7 @@ class SpatialContext(nn.Module):
         # |x|^2 - 2 x.mu + |mu|^2, without a difference for each pair in memory.
         squares = pixels.square().sum(-1, keepdim=True) - 2 * pixels @ self.means.T + self.means.square().sum(-1)
         logits = self.log_weights - self.log_variances / 2 - squares / (2 * self.log_variances.exp())
-        shares = logits.softmax(-1)
-        shares = grid.zero_padding(shares.unflatten(1, x.shape[1:3]), extent).flatten(1, 2)
-        # A token that no pixel is like would divide by zero.
-        return shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+        return token_shares(logits, None if extent is None else grid.valid(extent, *x.shape[1:3]).flatten(1))
 
 
 def _walk(height: int, width: int, extent: Tensor | None, like: Tensor) -> Tensor:

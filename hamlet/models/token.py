@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hamlet.models.attention import Attention, check_heads, perceptron
 from hamlet.models.maps import Maps
 from hamlet.models.model import Model, ModelConfig, extent_of, unit
-from hamlet.models.pooling import PixelNorm, whitening
+from hamlet.models.pooling import PixelNorm, token_shares, whitening
 from hamlet.nn import grid
 from hamlet.nn.grgm import check_batch
 
@@ -100,11 +100,7 @@ class Tokeniser(nn.Module):
 
     def forward(self, pixels: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, L, C) of pixels (B, N, C), and each pixel's share of each, (B, N, L), which sum to 1 over N."""
-        logits = pixels @ self.score.T.to(pixels.dtype)
-        shares = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        if valid is not None:
-            shares = shares.masked_fill(~valid[..., None], 0)
-        shares = shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+        shares = token_shares(pixels @ self.score.T.to(pixels.dtype), valid)
         return shares.to(pixels.dtype).transpose(1, 2) @ pixels, shares
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hamlet.models import create_model
 from hamlet.models.dolg import orthogonal_fusion
 from hamlet.models.mace_like import MaceLike
-from hamlet.models.pooling import PixelNorm, generalised_mean
+from hamlet.models.pooling import PixelNorm, generalised_mean, token_shares
 from hamlet.models.rmac import Rmac, regions
 from hamlet.models.solar import SecondOrderAttention
 from hamlet.models.spca import SpatialContext, Spca
@@ -172,6 +172,18 @@ def test_tokens_are_means_of_the_pixels_that_are_shared_out() -> None:
             total, weight = total + share * pixels[0, n], weight + share
         torch.testing.assert_close(found[0, token], total / weight)
     assert shares[0, 2].abs().max() == 0
+
+
+def test_shares_of_tokens_that_no_pixel_is_like_have_sums_and_gradients() -> None:
+    logits = torch.tensor([[[0.0, -95.0, -300.0], [2.0, -97.0, -302.0], [1.0, 50.0, 70.0]]], requires_grad=True)
+    shares = token_shares(logits, torch.tensor([[True, True, False]]))
+    expected = logits[:, :2].double().log_softmax(-1).softmax(1)
+    torch.testing.assert_close(shares[:, :2], expected.float())
+    assert shares[:, 2].abs().max() == 0
+    upstream = features(1, 3, 3)
+    (gradient,) = torch.autograd.grad((shares * upstream).sum(), logits, retain_graph=True)
+    (own,) = torch.autograd.grad((expected * upstream[:, :2]).sum(), logits)
+    torch.testing.assert_close(gradient, own)
 
 
 @torch.no_grad()
