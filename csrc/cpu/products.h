@@ -33,30 +33,37 @@ constexpr int ROWS_BEYOND = 16;  // how many rows after the last one may be read
 template <class T, class Use>
 HAMLET_INLINE void multiply(const T* queries, const KeyList<T>& keys, Rows<T> rows, int64_t channels, const Use& use) {
     static_assert(KEYS_AT_ONCE <= PADDING);
+    constexpr int STEP = LANES<T> < 8 ? LANES<T> : 8;  // rows are padded to whole vectors
     for (int first = 0; first < keys.count; first += KEYS_AT_ONCE) {
         const T* row[KEYS_AT_ONCE];
+#pragma GCC unroll 8
         for (int j = 0; j < KEYS_AT_ONCE; ++j) row[j] = rows.at(keys.index[first + j]);
         Vector<T> total[KEYS_AT_ONCE] = {};
-        for (int64_t d = 0; d < channels; ++d) {
-            const Vector<T> query = load(queries + d * LANES<T>);
+        const T* query = queries;
+        for (int64_t d = 0; d < channels; d += STEP, query += STEP * LANES<T>) {
 #pragma GCC unroll 8
-            for (int j = 0; j < KEYS_AT_ONCE; ++j) total[j] += query * broadcast(row[j][d]);
+            for (int i = 0; i < STEP; ++i) {
+                const Vector<T> lanes = in_register(load(query + i * LANES<T>));
+#pragma GCC unroll 8
+                for (int j = 0; j < KEYS_AT_ONCE; ++j) total[j] += lanes * broadcast(row[j][i]);
+            }
+#pragma GCC unroll 8
+            for (int j = 0; j < KEYS_AT_ONCE; ++j) row[j] = own_register(row[j] + STEP);
         }
 #pragma GCC unroll 8
         for (int j = 0; j < KEYS_AT_ONCE; ++j) use(first + j, total[j]);
     }
 }
 
+// So many sums of the same, a summand going to each in turn, that the latency of the multiply-add is hidden.
+constexpr int sums_in_turn(int sums) { return std::clamp(VECTOR_REGISTERS / 2 / sums, 1, 4); }
+
 template <class T, int VECTORS, bool FINITE>
 HAMLET_INLINE void weigh_columns(const T* weights, Rows<T> rows, const int32_t* index, int begin, int end, T* to,
                                  int64_t pitch) {
-    constexpr int WIDTH = TILE_WIDTH<T>;
-    Vector<T> total[WIDTH][VECTORS];
-#pragma GCC unroll 4
-    for (int i = 0; i < WIDTH; ++i)
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) total[i][v] = load(to + i * pitch + v * LANES<T>);
-    for (int k = begin; k < end; ++k) {
+    constexpr int WIDTH = TILE_WIDTH<T>, TURNS = sums_in_turn(WIDTH * VECTORS);
+    Vector<T> total[TURNS][WIDTH][VECTORS] = {};
+    const auto add = [&](int k, Vector<T>(&own)[WIDTH][VECTORS]) HAMLET_INLINED {
         const T* row = rows.at(index[k]);
         const T* weight = weights + int64_t(k) * LANES<T>;
         Vector<T> part[VECTORS];
@@ -69,13 +76,23 @@ HAMLET_INLINE void weigh_columns(const T* weights, Rows<T> rows, const int32_t* 
         for (int i = 0; i < WIDTH; ++i) {
             const Vector<T> factor = broadcast(weight[i]);
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v) total[i][v] += factor * part[v];
+            for (int v = 0; v < VECTORS; ++v) own[i][v] += factor * part[v];
         }
-    }
+    };
+    int k = begin;
+    for (; k + TURNS <= end; k += TURNS)
+#pragma GCC unroll 4
+        for (int turn = 0; turn < TURNS; ++turn) add(k + turn, total[turn]);
+    for (; k < end; ++k) add(k, total[0]);
 #pragma GCC unroll 4
     for (int i = 0; i < WIDTH; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) store(to + i * pitch + v * LANES<T>, total[i][v]);
+        for (int v = 0; v < VECTORS; ++v) {
+            Vector<T> sum = load(to + i * pitch + v * LANES<T>);
+#pragma GCC unroll 4
+            for (int turn = 0; turn < TURNS; ++turn) sum += total[turn][i][v];
+            store(to + i * pitch + v * LANES<T>, sum);
+        }
 }
 
 // to[query] += sum over keys of weights[key][query] * rows[index[key]]. Each row of the tile's queries runs over the keys
@@ -113,23 +130,32 @@ inline void make_summands(const T* rows, int64_t channels, T* to) {
 template <class T, int VECTORS>
 HAMLET_INLINE void scatter_columns(const T* weights, const T* queries, int64_t pitch, int first_lane, int last_lane,
                                    T* const* to) {
-    constexpr int KEYS = 4;
-    Vector<T> total[KEYS][VECTORS] = {};
-    for (int lane = first_lane; lane < last_lane; ++lane) {
-        Vector<T> part[VECTORS];
+    constexpr int KEYS = 4, TURNS = sums_in_turn(KEYS * VECTORS);
+    static_assert(TILE_WIDTH<T> % TURNS == 0);
+    Vector<T> total[TURNS][KEYS][VECTORS] = {};
+    for (int lane = first_lane; lane < last_lane; lane += TURNS) {
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) part[v] = load(queries + lane * pitch + v * LANES<T>);
+        for (int turn = 0; turn < TURNS; ++turn) {
+            Vector<T> part[VECTORS];
 #pragma GCC unroll 4
-        for (int j = 0; j < KEYS; ++j) {
-            const Vector<T> factor = broadcast(weights[j * LANES<T> + lane]);
+            for (int v = 0; v < VECTORS; ++v) part[v] = load(queries + (lane + turn) * pitch + v * LANES<T>);
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v) total[j][v] += factor * part[v];
+            for (int j = 0; j < KEYS; ++j) {
+                const Vector<T> factor = broadcast(weights[j * LANES<T> + lane + turn]);
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; ++v) total[turn][j][v] += factor * part[v];
+            }
         }
     }
 #pragma GCC unroll 4
     for (int j = 0; j < KEYS; ++j)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; ++v) store(to[j] + v * LANES<T>, load(to[j] + v * LANES<T>) + total[j][v]);
+        for (int v = 0; v < VECTORS; ++v) {
+            Vector<T> sum = load(to[j] + v * LANES<T>);
+#pragma GCC unroll 4
+            for (int turn = 0; turn < TURNS; ++turn) sum += total[turn][j][v];
+            store(to[j] + v * LANES<T>, sum);
+        }
 }
 
 // rows[index[key]] += sum over queries of weights[key][query] * queries[query], for the keys [begin, end) of the list;
