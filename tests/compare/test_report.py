@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
 from itertools import count
 from pathlib import Path
@@ -111,3 +112,16 @@ def test_the_page_holds_the_table_the_picture_and_what_made_them(results: dict[s
     said = html.unescape(page)
     for words in ("hamlet 1.2.3, commit 0123456789ab", "a machine, 1 threads", "48 x 48 pixels", "dscf: no definition"):
         assert words in said
+
+
+def test_the_documentation_has_the_table_of_the_committed_run() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    results = json.loads((docs / "comparison.json").read_text())
+    assert [(row["method"], row["backbone"]) for row in results["models"].values()] == [
+        (method, backbone) for backbone in BACKBONES for method in METHODS
+    ]
+    assert all([run["seed"] for run in row["runs"]] == [0, 1, 2] for row in results["models"].values())
+    table = "\n".join(
+        f"| {' | '.join(row)} |" for row in [comparison_columns(results), ("---",) * 10, *comparison_rows(results)]
+    )
+    assert table in (docs / "methods.md").read_text()
