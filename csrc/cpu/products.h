@@ -47,8 +47,7 @@ HAMLET_INLINE void multiply(const T* queries, const KeyList<T>& keys, Rows<T> ro
 #pragma GCC unroll 8
                 for (int j = 0; j < KEYS_AT_ONCE; ++j) total[j] += lanes * broadcast(row[j][i]);
             }
-#pragma GCC unroll 8
-            for (int j = 0; j < KEYS_AT_ONCE; ++j) row[j] = own_register(row[j] + STEP);
+            for (int j = 0; j < KEYS_AT_ONCE; ++j) row[j] += STEP;
         }
 #pragma GCC unroll 8
         for (int j = 0; j < KEYS_AT_ONCE; ++j) use(first + j, total[j]);

@@ -28,7 +28,7 @@
 #endif
 
 #define HAMLET_INLINE inline __attribute__((always_inline))
-#define HAMLET_INLINED __attribute__((always_inline))
+#define HAMLET_INLINED __attribute__((always_inline))  // of a lambda
 #define HAMLET_APART __attribute__((noinline))
 
 namespace hamlet::HAMLET_ISA {
@@ -175,14 +175,6 @@ HAMLET_INLINE V in_register(V vector) {
     asm("" : "+x"(vector));
 #endif
     return vector;
-}
-
-// A pointer that moves on in a register of its own. The compiler would rather keep differences of pointers, and each
-// operand of two registers costs another operation.
-template <class P>
-HAMLET_INLINE P* own_register(P* pointer) {
-    asm("" : "+r"(pointer));
-    return pointer;
 }
 
 // min and max return `b` where either is NaN.
