@@ -200,9 +200,21 @@ HAMLET_INLINE void store_where(uint16_t* to, Halves bits, Mask<float> mask) {
 
 }  // namespace detail
 
+#if defined(__AVX512F__)
+// Of the words of a vector, which go where: to the upper halves of the lanes, and back.
+alignas(64) inline constexpr uint16_t UPPER_HALVES[32] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                                          0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+alignas(64) inline constexpr uint16_t FROM_UPPER_HALVES[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+#endif
+
 HAMLET_INLINE Vector<float> load_where(const BFloat16* from, Mask<float> mask) {
     const detail::Halves bits = detail::load_where(&from->bits, mask);
+#if defined(__AVX512F__)
+    return (Vector<float>)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(UPPER_HALVES),
+                                                         _mm512_castsi256_si512((__m256i)bits));
+#else
     return (Vector<float>)(__builtin_convertvector(bits, Vector<uint32_t>) << 16);
+#endif
 }
 
 HAMLET_INLINE Vector<float> load_where(const Float16* from, Mask<float> mask) {
@@ -219,10 +231,21 @@ HAMLET_INLINE Vector<float> load_where(const Float16* from, Mask<float> mask) {
 }
 
 HAMLET_INLINE void store_where(BFloat16* to, Vector<float> vector, Mask<float> mask) {
+    // To nearest, ties to even; a NaN must not round to infinity.
+#if defined(__AVX512F__)
+    const __m512i bits = (__m512i)vector, below_half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    const __mmask16 not_a_number = _mm512_cmp_ps_mask(vector, vector, _CMP_UNORD_Q);
+    const __m512i rounded = _mm512_mask_add_epi32(below_half, odd, below_half, _mm512_set1_epi32(1));
+    const __m512i chosen = _mm512_mask_mov_epi32(rounded, not_a_number, _mm512_set1_epi32(0x7fc00000));
+    const __m512i halves = _mm512_permutexvar_epi16(_mm512_load_si512(FROM_UPPER_HALVES), chosen);
+    detail::store_where(&to->bits, (detail::Halves)_mm512_castsi512_si256(halves), mask);
+#else
     using Bits = Vector<uint32_t>;
     const Bits bits = (Bits)vector, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     const Bits chosen = (bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded;
     detail::store_where(&to->bits, __builtin_convertvector(chosen, detail::Halves), mask);
+#endif
 }
 
 HAMLET_INLINE void store_where(Float16* to, Vector<float> vector, Mask<float> mask) {
