@@ -56,37 +56,66 @@ inline void for_each_phase_row(Size image, int64_t stride, Size grid, const Run&
             run(y, x, ((y % stride * stride + x) * grid.height + y / stride) * grid.width);
 }
 
+// Call `run(x, even, odd, left)` along row y, a stride of 2 apart: from pixel x on, of `left`, even ones have their place in
+// their phase's grid from `even` on, odd ones from `odd` on; a vector of each at a time.
+template <class T, class Run>
+inline void for_each_alternation(Size image, int64_t y, Size grid, const Run& run) {
+    const int64_t even = (y % 2 * 2 * grid.height + y / 2) * grid.width, odd = even + grid.height * grid.width;
+    for (int64_t x = 0; x < image.width; x += 2 * LANES<T>) run(x, even + x / 2, odd + x / 2, image.width - x);
+}
+
+// Masks for the first `count` of what two vectors hold, one after the other, and alternately.
+template <class T>
+struct TwoVectors {
+    Mask<T> first, second, even, odd;
+
+    explicit TwoVectors(int64_t count)
+        : first(first_lanes<T>(count)),
+          second(first_lanes<T>(std::max<int64_t>(count - LANES<T>, 0))),
+          even(first_lanes<T>((count + 1) / 2)),
+          odd(first_lanes<T>(count / 2)) {}
+};
+
 template <class T, class S>
 void gather_planes(const View& image, const Channels& channels, int64_t stride, Size grid, const Grids<T>& to) {
-    static thread_local Buffer<T> buffer;
-    const int64_t height = image.size[2], width = image.size[3];
-    T* const row = buffer.room(width + LANES<T>);
+    const Size size{image.size[2], image.size[3]};
     for (int64_t channel = 0; channel < channels.count; ++channel) {
         const S* const from = start_of<const S>(image, channels) + channel * image.stride[1];
-        if (stride == 1) read_padded<T>(from, height * width, to.of(channel));
-        else
-            for_each_phase_row({height, width}, stride, grid, [&](int64_t y, int64_t x, int64_t place) {
-                if (x == 0) read_padded<T>(from + y * width, width, row);
-                T* at = to.of(channel) + place;
-                for (; x < width; x += stride) *at++ = row[x];
+        T* const phases = to.of(channel);
+        if (stride == 1) {
+            read_padded<T>(from, size.height * size.width, phases);
+            continue;
+        }
+        for (int64_t y = 0; y < size.height; ++y)
+            for_each_alternation<T>(size, y, grid, [&](int64_t x, int64_t even, int64_t odd, int64_t left) {
+                const TwoVectors<T> masks(left);
+                const S* const at = from + y * size.width + x;
+                Vector<T> a = load_where(at, masks.first), b = load_where(at + LANES<T>, masks.second);
+                separate<T>(a, b);
+                store_where(phases + even, a, masks.even);
+                store_where(phases + odd, b, masks.odd);
             });
     }
 }
 
 template <class T, class S>
 void scatter_planes(const Grids<T>& from, const View& image, const Channels& channels, int64_t stride, Size grid) {
-    static thread_local Buffer<T> buffer;
-    const int64_t height = image.size[2], width = image.size[3];
-    T* const row = buffer.room(width + LANES<T>);
+    const Size size{image.size[2], image.size[3]};
     for (int64_t channel = 0; channel < channels.count; ++channel) {
         S* const to = start_of<S>(image, channels) + channel * image.stride[1];
-        if (stride == 1) write_first(from.of(channel), height * width, to);
-        else
-            for_each_phase_row({height, width}, stride, grid, [&](int64_t y, int64_t x, int64_t place) {
-                const bool last = x + 1 == std::min(stride, width);
-                const T* at = from.of(channel) + place;
-                for (; x < width; x += stride) row[x] = *at++;
-                if (last) write_first(row, width, to + y * width);
+        const T* const phases = from.of(channel);
+        if (stride == 1) {
+            write_first(phases, size.height * size.width, to);
+            continue;
+        }
+        for (int64_t y = 0; y < size.height; ++y)
+            for_each_alternation<T>(size, y, grid, [&](int64_t x, int64_t even, int64_t odd, int64_t left) {
+                const TwoVectors<T> masks(left);
+                Vector<T> a = load_where(phases + even, masks.even), b = load_where(phases + odd, masks.odd);
+                interleave<T>(a, b);
+                S* const at = to + y * size.width + x;
+                store_where(at, a, masks.first);
+                store_where(at + LANES<T>, b, masks.second);
             });
     }
 }
@@ -114,7 +143,11 @@ void gather_pixels(const View& image, const Channels& channels, int64_t stride, 
     for_each_square<T>(image, channels, stride, grid, [&](int64_t element, int64_t step, int64_t channel, int64_t place,
                                                           int64_t pixels, int64_t count) {
         Vector<T> square[LANES<T>] = {};
-        for (int64_t i = 0; i < pixels; ++i) square[i] = load_where(from + element + i * step, first_lanes<T>(count));
+        for (int64_t i = 0; i < pixels; ++i) {
+            const S* const pixel = from + element + i * step;
+            __builtin_prefetch(pixel + LANES<T> * step);
+            square[i] = load_where(pixel, first_lanes<T>(count));
+        }
         transpose_square<T>(square);
         for (int64_t i = 0; i < count; ++i) store_first(to.of(channel + i) + place, square[i], pixels);
     });
@@ -128,7 +161,11 @@ void scatter_pixels(const Grids<T>& from, const View& image, const Channels& cha
         Vector<T> square[LANES<T>] = {};
         for (int64_t i = 0; i < count; ++i) square[i] = load_first(from.of(channel + i) + place, pixels);
         transpose_square<T>(square);
-        for (int64_t i = 0; i < pixels; ++i) store_where(to + element + i * step, square[i], first_lanes<T>(count));
+        for (int64_t i = 0; i < pixels; ++i) {
+            S* const pixel = to + element + i * step;
+            __builtin_prefetch(pixel + LANES<T> * step, 1);
+            store_where(pixel, square[i], first_lanes<T>(count));
+        }
     });
 }
 

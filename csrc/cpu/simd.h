@@ -355,6 +355,37 @@ HAMLET_INLINE void exchange_rows(Vector<T>* rows) {
 
 }  // namespace detail
 
+namespace detail {
+
+template <class T, int... I>
+HAMLET_INLINE void separate(Vector<T>& a, Vector<T>& b, std::integer_sequence<int, I...>) {
+    const Vector<T> even = __builtin_shufflevector(a, b, 2 * I...);
+    b = __builtin_shufflevector(a, b, (2 * I + 1)...);
+    a = even;
+}
+
+template <class T, int... I>
+HAMLET_INLINE void interleave(Vector<T>& a, Vector<T>& b, std::integer_sequence<int, I...>) {
+    constexpr int HALF = LANES<T> / 2;
+    const Vector<T> first = __builtin_shufflevector(a, b, (I % 2 * LANES<T> + I / 2)...);
+    b = __builtin_shufflevector(a, b, (I % 2 * LANES<T> + HALF + I / 2)...);
+    a = first;
+}
+
+}  // namespace detail
+
+// Of the lanes of two vectors, one after the other: the even ones, and the odd ones.
+template <class T>
+HAMLET_INLINE void separate(Vector<T>& a, Vector<T>& b) {
+    detail::separate<T>(a, b, std::make_integer_sequence<int, LANES<T>>());
+}
+
+// The reverse of `separate`.
+template <class T>
+HAMLET_INLINE void interleave(Vector<T>& even, Vector<T>& odd) {
+    detail::interleave<T>(even, odd, std::make_integer_sequence<int, LANES<T>>());
+}
+
 // A square matrix of vectors, in place.
 template <class T>
 HAMLET_INLINE void transpose_square(Vector<T> (&rows)[LANES<T>]) {
