@@ -61,12 +61,12 @@ inline void for_each_strip(const Convolution& c, const Run& run) {
     });
 }
 
-// Call `run(sample, first, count)` for groups that are worked at together: a cache line of channels where those of a pixel
+// Call `run(sample, first, count)` for groups that are worked at together: two cache lines of channels where those of a pixel
 // lie together. A thread goes on with the next ones, which it has asked for.
 template <class T, class Run>
 inline void for_each_bundle(const Convolution& c, const Run& run) {
     const int64_t narrowest = std::max<int64_t>(1, std::min(c.weight.size[2], c.weight.size[1] / c.groups));
-    const int64_t most = c.channels_last ? ceiling(LANES<T>, narrowest) : 1, bundles = ceiling(c.groups, most);
+    const int64_t most = c.channels_last ? ceiling(2 * LANES<T>, narrowest) : 1, bundles = ceiling(c.groups, most);
     const int64_t in_turn = std::clamp<int64_t>(c.input.size[0] * bundles / (8 * c.threads), 1, 16);
     const int64_t turns = ceiling(bundles, in_turn);
     parallel_for(c.threads, c.input.size[0] * turns, [&](int64_t item) {
