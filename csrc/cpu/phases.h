@@ -145,6 +145,7 @@ void gather_pixels(const View& image, const Channels& channels, int64_t stride, 
         Vector<T> square[LANES<T>] = {};
         for (int64_t i = 0; i < pixels; ++i) {
             const S* const pixel = from + element + i * step;
+            // Of the next square: a processor looks ahead within a page of memory, which holds few of these pixels.
             __builtin_prefetch(pixel + LANES<T> * step);
             square[i] = load_where(pixel, first_lanes<T>(count));
         }
