@@ -14,7 +14,6 @@ Attention attention_of(const py::list& levels, const py::list& sources, const py
     Attention attention;
     attention.softness = softness;
     attention.scale = scale;
-    attention.threads = threads;
     for (py::handle item : levels) {
         const auto level = py::reinterpret_borrow<py::tuple>(item);
         attention.levels.push_back({view_of(level[0]), view_of(level[1]), view_of(level[2]), view_of(level[3])});
@@ -30,6 +29,7 @@ Attention attention_of(const py::list& levels, const py::list& sources, const py
                                    view_of(pair[4]), view_of(pair[5]), view_of(pair[6]), view_of(pair[7]),
                                    view_of(pair[8])});
     }
+    attention.threads = threads_worth(multiply_adds_of(attention), threads);
     return attention;
 }
 
@@ -45,10 +45,11 @@ template <void (*Kernels::*kernel)(const Convolution&)>
 void run_convolution(py::handle input, py::handle weight, py::handle bias, py::handle output, py::handle grad,
                      py::handle d_input, py::handle d_weight, py::handle d_bias, py::handle dilation,
                      py::handle extent, int stride, int groups, bool residual, bool channels_last, int threads) {
-    const Convolution convolution{view_of(input),    view_of(weight),  view_of(bias),   view_of(output),
+    Convolution convolution{view_of(input),    view_of(weight),  view_of(bias),   view_of(output),
                                   view_of(grad),     view_of(d_input), view_of(d_weight), view_of(d_bias),
                                   view_of(dilation), view_of(extent),  stride,          groups,
-                                  residual,          channels_last,    threads};
+                                  residual,          channels_last};
+    convolution.threads = threads_worth(multiply_adds_of(convolution), threads);
     const py::gil_scoped_release unlocked;
     (kernels().*kernel)(convolution);
 }

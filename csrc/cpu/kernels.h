@@ -1,6 +1,7 @@
 // The kernels of one instruction set, and what they take. Sizes and strides are checked by the caller.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "../view.h"
@@ -46,6 +47,31 @@ struct Convolution {
     bool residual = false, channels_last = false;
     int threads = 1;
 };
+
+// How many threads a call is worth: to wake another takes about as long as so many multiply-adds.
+inline int threads_worth(double multiply_adds, int threads) {
+    constexpr double OF_WAKING = 1 << 18;
+    return int(std::clamp(multiply_adds / OF_WAKING, 1.0, double(std::max(threads, 1))));
+}
+
+// Of a forward, about.
+inline double multiply_adds_of(const Attention& attention) {
+    double sum = 0;
+    for (const Pair& pair : attention.pairs) {
+        const View &query = attention.levels[pair.level].query, &key = attention.sources[pair.source].key;
+        const double across = 2 * (pair.max_radius + attention.softness);
+        const double keys = std::min(across, double(key.size[1])) * std::min(across, double(key.size[2]));
+        sum += double(query.size[0] * query.size[3]) * double(query.size[1] * query.size[2]) * keys *
+               double(query.size[4] + attention.sources[pair.source].value.size[4]);
+    }
+    return sum;
+}
+
+inline double multiply_adds_of(const Convolution& convolution) {
+    const View &image = convolution.output ? convolution.output : convolution.grad, &weight = convolution.weight;
+    return double(image.size[0] * image.size[1]) * double(image.size[2] * image.size[3]) *
+           double(weight.size[2] * weight.size[3] * weight.size[4]);
+}
 
 struct Kernels {
     const char* name;

@@ -32,6 +32,7 @@ def gradients(function, *tensors):
     return [*(out.detach() for out in outs), *torch.autograd.grad(loss, leaves)]
 
 
+# Large enough that each is worth several threads.
 def attention_call():
     query, key, value = torch.randn(2, 19, 13, 3, 12), torch.randn(2, 11, 17, 3, 12), torch.randn(2, 11, 17, 3, 20)
     radius, gate = torch.rand(2, 19, 13, 3) * 5, torch.randn(2, 19, 13, 3)
@@ -41,25 +42,25 @@ def attention_call():
 
 
 def single_plane_call():
-    query, key = torch.randn(1, 33, 9, 1, 8), torch.randn(1, 40, 12, 1, 8)
+    query, key = torch.randn(1, 33, 27, 1, 24), torch.randn(1, 40, 12, 1, 24)
     return lambda q, k: cross_scale_attention(q, k, k, radius=3.0, max_radius=3.0), [query, key]
 
 
 def pyramid_call():
-    levels = [torch.randn(1, side, side, 2, 8) for side in (9, 5)]
+    levels = [torch.randn(3, side, side, 2, 16) for side in (17, 9)]
     ones = [[2.0, 1.0], [2.0, 1.0]]
     return lambda *t: pyramid_attention(t, t, t, radius=ones, max_radius=ones), levels
 
 
 def depthwise_call():
-    tensors = [torch.randn(2, 21, 13, 11), torch.randn(2, 21, 1, 3, 3), torch.randn(2, 21)]
-    return lambda x, w, b: dynamic_conv2d(x, w, b, groups=21, dilation=[1, 2, 4], residual=True), tensors
+    tensors = [torch.randn(5, 63, 29, 23), torch.randn(5, 63, 1, 3, 3), torch.randn(5, 63)]
+    return lambda x, w, b: dynamic_conv2d(x, w, b, groups=63, dilation=[1, 2, 4], residual=True), tensors
 
 
 def grouped_call():
     return lambda x, w: dynamic_conv2d(x, w, groups=2, stride=2), [
-        torch.randn(2, 10, 13, 11),
-        torch.randn(2, 6, 5, 3, 5),
+        torch.randn(8, 10, 53, 41),
+        torch.randn(8, 6, 5, 3, 5),
     ]
 
 
