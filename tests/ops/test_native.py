@@ -79,6 +79,19 @@ def test_any_number_of_threads_gives_the_same_bits(make):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def test_sums_are_rounded_to_bfloat16_as_pytorch_rounds_them():
+    image = torch.randn(1, 7, 61, 67).to(torch.bfloat16)
+    image[0, 0, 0, :6] = torch.tensor([float("nan"), float("inf"), -float("inf"), 3.38e38, -3.38e38, -0.0])
+    sums_tie_or_overflow = torch.tensor([3.38e38, 0.0, 1 / 256, 1 / 512, -3.0, 1e-39, 1e4])
+    bias = sums_tie_or_overflow.to(torch.bfloat16)
+    with use_backend("native"):
+        found = dynamic_conv2d(image, torch.ones(1, 7, 1, 1, 1, dtype=torch.bfloat16), bias, groups=7)
+    expected = (image.float() + bias.float()[:, None, None]).to(torch.bfloat16)
+    assert expected.isinf().sum() >= 2
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.equal(found[~found.isnan()], expected[~expected.isnan()])
+
+
 @pytest.fixture
 def fenced(monkeypatch):
     """Give every new tensor a fence of sentinels before and after; returns the fences' check."""
