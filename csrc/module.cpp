@@ -45,10 +45,10 @@ template <void (*Kernels::*kernel)(const Convolution&)>
 void run_convolution(py::handle input, py::handle weight, py::handle bias, py::handle output, py::handle grad,
                      py::handle d_input, py::handle d_weight, py::handle d_bias, py::handle dilation,
                      py::handle extent, int stride, int groups, bool residual, bool channels_last, int threads) {
-    Convolution convolution{view_of(input),    view_of(weight),  view_of(bias),   view_of(output),
-                                  view_of(grad),     view_of(d_input), view_of(d_weight), view_of(d_bias),
-                                  view_of(dilation), view_of(extent),  stride,          groups,
-                                  residual,          channels_last};
+    Convolution convolution{view_of(input),    view_of(weight),  view_of(bias),     view_of(output),
+                            view_of(grad),     view_of(d_input), view_of(d_weight), view_of(d_bias),
+                            view_of(dilation), view_of(extent),  stride,            groups,
+                            residual,          channels_last};
     convolution.threads = threads_worth(multiply_adds_of(convolution), threads);
     const py::gil_scoped_release unlocked;
     (kernels().*kernel)(convolution);

@@ -61,8 +61,8 @@ inline void for_each_strip(const Convolution& c, const Run& run) {
     });
 }
 
-// Call `run(sample, first, count)` for groups that are worked at together: two cache lines of channels where those of a pixel
-// lie together. A thread goes on with the next ones, which it has asked for.
+// Call `run(sample, first, count)` for groups that are worked at together: two cache lines of channels where those of a
+// pixel lie together. A thread goes on with the next ones, which it has asked for.
 template <class T, class Run>
 inline void for_each_bundle(const Convolution& c, const Run& run) {
     const int64_t narrowest = std::max<int64_t>(1, std::min(c.weight.size[2], c.weight.size[1] / c.groups));

@@ -56,8 +56,8 @@ inline void for_each_phase_row(Size image, int64_t stride, Size grid, const Run&
             run(y, x, ((y % stride * stride + x) * grid.height + y / stride) * grid.width);
 }
 
-// Call `run(x, even, odd, left)` along row y, a stride of 2 apart: from pixel x on, of `left`, even ones have their place in
-// their phase's grid from `even` on, odd ones from `odd` on; a vector of each at a time.
+// Call `run(x, even, odd, left)` along row y of an image in phases of 2, two vectors of pixels at a time: of the `left` ones
+// from x on, those at even columns lie in a channel's grids from `even` on, those at odd columns from `odd` on.
 template <class T, class Run>
 inline void for_each_alternation(Size image, int64_t y, Size grid, const Run& run) {
     const int64_t even = (y % 2 * 2 * grid.height + y / 2) * grid.width, odd = even + grid.height * grid.width;

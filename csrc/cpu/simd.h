@@ -353,10 +353,6 @@ HAMLET_INLINE void exchange_rows(Vector<T>* rows) {
     }
 }
 
-}  // namespace detail
-
-namespace detail {
-
 template <class T, int... I>
 HAMLET_INLINE void separate(Vector<T>& a, Vector<T>& b, std::integer_sequence<int, I...>) {
     const Vector<T> even = __builtin_shufflevector(a, b, 2 * I...);
