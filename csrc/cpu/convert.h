@@ -26,7 +26,7 @@ HAMLET_INLINE uint16_t to_bfloat16(float value) {
     std::memcpy(&bits, &value, 4);
     // To nearest, ties to even; a NaN must not round to infinity.
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
+    return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
 }
 
 template <class T>
@@ -243,7 +243,7 @@ HAMLET_INLINE void store_where(BFloat16* to, Vector<float> vector, Mask<float> m
 #else
     using Bits = Vector<uint32_t>;
     const Bits bits = (Bits)vector, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Bits chosen = (bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded;
+    const Bits chosen = (bits & 0x7fffffff) > 0x7f800000 ? Bits{} + 0x7fc0 : rounded;
     detail::store_where(&to->bits, __builtin_convertvector(chosen, detail::Halves), mask);
 #endif
 }

@@ -89,6 +89,7 @@ def test_sums_are_rounded_to_bfloat16_as_pytorch_rounds_them():
     expected = (image.float() + bias.float()[:, None, None]).to(torch.bfloat16)
     assert expected.isinf().sum() == 3
     assert torch.equal(found.isnan(), expected.isnan())
+    assert (found.view(torch.int16)[found.isnan()] == 0x7FC0).all()  # c10::BFloat16's own, whatever NaN was computed
     assert torch.equal(found[~found.isnan()], expected[~expected.isnan()])
 
 
