@@ -6,6 +6,7 @@ torch is imported where it is used: the command line knows this file, and its he
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
@@ -89,6 +90,23 @@ def leave_to_first() -> None:
     """
     if rank() > 0:
         raise LeftToFirst
+
+
+def end_group() -> None:
+    """End the group of processes, if there is one; to be called when its last common work is done.
+
+    Gloo's threads may have a Python object left to release, and an interpreter that ends meanwhile is aborted: the exit
+    code of a run that succeeded would be that of a crash. A group of NCCL is left to the interpreter's end, for it
+    waits for every process, and the first may have much to do yet.
+    """
+    distributed: Any = sys.modules.get("torch.distributed")  # who never imported it is in no group
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return
+    if distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
+    elif _group.cache_info().currsize:
+        distributed.destroy_process_group(_group())
+    _group.cache_clear()
 
 
 @cache

@@ -11,11 +11,13 @@ import sys
 COMMANDS = """
 import json, sys
 from hamlet.cli import app
+from hamlet.processes import end_group
 for code, line in json.loads(sys.argv[1]):
     try:
         app(line, prog_name="hamlet")
     except SystemExit as end:
         assert end.code == code, end.code
+end_group()
 """
 
 

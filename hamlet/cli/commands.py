@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from hamlet.cli.output import one_line, warn_in_one_line
-from hamlet.processes import LeftToFirst
+from hamlet.processes import LeftToFirst, end_group
 
 RESUMED = {"demo", "teach", "train", "ablate", "compare", "index", "whiten"}
 
@@ -44,7 +44,13 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the `hamlet` command."""
-    app(prog_name="hamlet")
+    try:
+        app(prog_name="hamlet")
+    except SystemExit as end:
+        # After a failure a common work may be under way that nobody will finish: ending the group would wait for it.
+        if not end.code:
+            end_group()
+        raise
 
 
 def show_version(wanted: bool) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from hamlet import processes
 from hamlet.images import list_images
@@ -56,8 +56,7 @@ def start(
         extract(Logged(folder / log, seconds), list_images(folder / "in"), folder / out, **options)
         if not keep and processes.rank() == 0:
             shutil.rmtree(folder / out)
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        processes.end_group()
     except ValueError as error:
         print(error, flush=True)
         os._exit(3)
