@@ -7,16 +7,16 @@ namespace hamlet::HAMLET_ISA {
 namespace {
 
 template <class T, class S, int K>
-void weigh(const Columns<T>& walk, const S* input, const S* grad, int64_t column, Vector<T>* sums) {
+void weigh(const Columns<T>& walk, const S* input, const S* grad, int64_t ahead, int64_t column, Vector<T>* sums) {
     // More taps than these have no room in the registers at once.
     constexpr int AT_ONCE = K * K + 2 * K < VECTOR_REGISTERS ? K : (VECTOR_REGISTERS - K - 2) / K;
-    if constexpr (AT_ONCE >= K) weigh_down<T, S, K, 0, K>(walk, column, input, grad, sums);
+    if constexpr (AT_ONCE >= K) weigh_down<T, S, K, 0, K>(walk, column, input, grad, ahead, sums);
     else if constexpr (2 * AT_ONCE >= K) {
-        weigh_down<T, S, K, 0, AT_ONCE>(walk, column, input, grad, sums);
-        weigh_down<T, S, K, AT_ONCE, K - AT_ONCE>(walk, column, input, grad, sums);
+        weigh_down<T, S, K, 0, AT_ONCE>(walk, column, input, grad, ahead, sums);
+        weigh_down<T, S, K, AT_ONCE, K - AT_ONCE>(walk, column, input, grad, ahead, sums);
     } else {
         [&]<int... X>(std::integer_sequence<int, X...>) {
-            (weigh_down<T, S, K, X, 1>(walk, column, input, grad, sums), ...);
+            (weigh_down<T, S, K, X, 1>(walk, column, input, grad, ahead, sums), ...);
         }(std::make_integer_sequence<int, K>());
     }
 }
@@ -31,7 +31,7 @@ void depthwise(const Convolution& c) {
             const S* const grad = plane_of<const S>(c.grad, strip, plane);
             Vector<T> sums[K * K] = {}, total = {};
             for (size_t column = 0; column < walk.body.size(); ++column) {
-                weigh<T, S, K>(walk, plane_of<const S>(c.input, strip, plane), grad, column, sums);
+                weigh<T, S, K>(walk, plane_of<const S>(c.input, strip, plane), grad, c.input.stride[1], column, sums);
                 if (c.d_bias) total += sum_down(walk, column, grad);
             }
             for (int tap = 0; tap < K * K; ++tap)

@@ -125,8 +125,10 @@ inline void correlate_plane(const Columns<T>& walk, int64_t count, const S* from
 }
 
 // sums[y][x] += the pixels moved by a tap times the gradient of the output, for the taps x of [FIRST, FIRST + COUNT).
+// `ahead`: elements to what is needed next.
 template <class T, class S, int K, int FIRST, int COUNT>
-HAMLET_INLINE void weigh_down(const Columns<T>& walk, int64_t first, const S* input, const S* grad, Vector<T>* total) {
+HAMLET_INLINE void weigh_down(const Columns<T>& walk, int64_t first, const S* input, const S* grad, int64_t ahead,
+                              Vector<T>* total) {
     constexpr int R = K / 2;
     const int64_t rows = walk.rows, pitch = walk.pitch;
     const Column<T>*const body = &walk.body[first], *const last = &walk.last[first];
@@ -145,6 +147,10 @@ HAMLET_INLINE void weigh_down(const Columns<T>& walk, int64_t first, const S* in
     for (int row = 0; row < R; ++row) grads[R + 1 + row] = next(row);
     for (int64_t row = 0; row < rows; ++row, input += pitch) {
         const Column<T>* column = row + 1 < rows ? body : last;
+        if constexpr (FIRST == 0) {
+            __builtin_prefetch(input + ahead);
+            __builtin_prefetch(grad + row * pitch + ahead);
+        }
 #pragma GCC unroll 8
         for (int i = 0; i + 1 < K; ++i) grads[i] = grads[i + 1];
         grads[K - 1] = next(row + R);
