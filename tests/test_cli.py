@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from hamlet.cli import app, main
+from hamlet.cli import app
 from hamlet.cli.output import finite
 from hamlet.files import printable
 from hamlet.models import create_model, load_checkpoint, save_checkpoint
@@ -431,18 +431,6 @@ def test_the_command_itself_fails_without_a_traceback(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("hamlet: error: ")
     assert command("search").returncode == 2
-
-
-@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["index"], 2)])
-def test_the_group_of_processes_is_ended_after_success_alone(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int
-) -> None:
-    ended = []
-    monkeypatch.setattr("hamlet.cli.commands.end_group", lambda: ended.append(True))
-    monkeypatch.setattr(sys, "argv", ["hamlet", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert (end.value.code or 0, ended) == (code, [] if code else [True])
 
 
 def test_ctrl_c_leaves_with_130(tmp_path: Path) -> None:
