@@ -89,8 +89,9 @@ HAMLET_INLINE void roll_down(const Columns<T>& walk, int64_t first, const S* fro
     RollingSums<T, K, COLUMNS> sums(start);
     to -= R * pitch;
     for (int64_t row = 0; row + 1 < rows; ++row, from += pitch, to += pitch) {
-        // The processor's own prefetching does not follow rows that are a dilation apart.
-        if constexpr (K > 1)
+        // The processor's own prefetching does not follow rows that are a dilation apart; where it does, smaller filters have
+        // no instruction to spare.
+        if (K > 3 || (K > 1 && reach > 1))
 #pragma GCC unroll 2
             for (int column = 0; column < COLUMNS; ++column) {
                 __builtin_prefetch(from + body[column].offset + ahead);
