@@ -46,12 +46,6 @@ HAMLET_INLINE bool is_zero(Vector<T> nothing) {
 // A processor looks ahead within a page of memory, not into the next one.
 constexpr int64_t PIXELS_AHEAD = 6;
 
-template <class S>
-HAMLET_INLINE void ask_for(const S* from, int64_t count) {
-    constexpr int64_t LINE = 64 / sizeof(S);
-    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i);
-}
-
 // Rows of pixels of several heads, packed head by head. The last `capacity` of them are kept:
 // each is read once, and what is kept stays in the cache. The heads of a pixel share pages of memory.
 template <class T, class S>

@@ -81,8 +81,8 @@ struct Taps {
     }
 };
 
-// Vectors of channels that are worked at together: as many sums as hide the latency, with registers left for filters.
-constexpr int MOST_VECTORS = VECTOR_REGISTERS / 16;
+// Vectors of channels that are worked at together: one alone would wait for its own multiply-adds.
+constexpr int MOST_VECTORS = 2;
 
 // Channels of one sample with one dilation: whole vectors of them, or a part of one.
 struct Chunk {
@@ -213,11 +213,14 @@ void correlate_row(const Taps& taps, const ChunkFilters<T>& filters, const Pixel
 }
 
 // totals[tap] += the pixels moved by a tap times the gradient, along `count` targets, for TAPS taps beside each other.
+// `ahead`, `grad_ahead`: elements to the next row, pages further than a processor looks ahead.
 template <class T, class S, int TAPS, int VECTORS, bool WHOLE>
-HAMLET_INLINE void weigh_pixels(const S* from, int64_t step, int64_t to_next_tap, const S* grad, int64_t grad_step,
-                                int64_t count, T* totals, Mask<T> mask) {
+HAMLET_INLINE void weigh_pixels(const S* from, int64_t step, int64_t to_next_tap, int64_t ahead, const S* grad,
+                                int64_t grad_step, int64_t grad_ahead, int64_t count, T* totals, Mask<T> mask) {
     Vector<T> sums[TAPS][VECTORS] = {};
-    for (int64_t i = 0; i < count; ++i, from += step, grad += grad_step)
+    for (int64_t i = 0; i < count; ++i, from += step, grad += grad_step) {
+        ask_for(from + (TAPS - 1) * to_next_tap + ahead, VECTORS * LANES<T>);
+        ask_for(grad + grad_ahead, VECTORS * LANES<T>);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
             const Vector<T> factor = in_register(load_channels<T, WHOLE>(grad + v * LANES<T>, mask));
@@ -225,6 +228,7 @@ HAMLET_INLINE void weigh_pixels(const S* from, int64_t step, int64_t to_next_tap
             for (int tap = 0; tap < TAPS; ++tap)
                 sums[tap][v] += factor * load_channels<T, WHOLE>(from + tap * to_next_tap + v * LANES<T>, mask);
         }
+    }
 #pragma GCC unroll 8
     for (int tap = 0; tap < TAPS; ++tap)
 #pragma GCC unroll 4
@@ -258,8 +262,8 @@ void weigh_rows(const Taps& taps, const Pixels<const S>& from, const Pixels<cons
             const auto weigh = [&]<int TAPS>(std::integral_constant<int, TAPS>, int64_t tap, Span span) {
                 if (span.begin >= span.end) return;
                 const S* const source = from.at(row.source, span.begin * stride + (tap - half) * dilation);
-                weigh_pixels<T, S, TAPS, VECTORS, WHOLE>(source, stride * from.pixel, dilation * from.pixel, grad.at(y, span.begin),
-                                                         grad.pixel, span.end - span.begin,
+                weigh_pixels<T, S, TAPS, VECTORS, WHOLE>(source, stride * from.pixel, dilation * from.pixel, stride * from.row,
+                                                         grad.at(y, span.begin), grad.pixel, grad.row, span.end - span.begin,
                                                          row_totals + tap * ChunkFilters<T>::PITCH, mask);
             };
             constexpr std::integral_constant<int, 1> one;
@@ -292,7 +296,6 @@ void with_vectors(int64_t channels, const Run& run) {
     const Mask<T> every = first_lanes<T>(LANES<T>);
     if (channels < LANES<T>) run.template operator()<1, false>(first_lanes<T>(channels));
     else if (channels == LANES<T>) run.template operator()<1, true>(every);
-    else if (channels == 2 * LANES<T>) run.template operator()<2, true>(every);
     else run.template operator()<MOST_VECTORS, true>(every);
 }
 
@@ -304,7 +307,7 @@ std::vector<Chunk> chunks_of(const Convolution& c, int64_t sample) {
     for (int64_t block = 0; block < blocks; ++block)
         for (int64_t first = 0; first < in_block;) {
             const int64_t vectors = (in_block - first) / LANES<T>;
-            const int64_t most = vectors >= MOST_VECTORS ? MOST_VECTORS : vectors >= 2 ? 2 : 1;
+            const int64_t most = vectors >= MOST_VECTORS ? MOST_VECTORS : 1;
             chunks.push_back({sample, block * in_block + first, std::min(in_block - first, most * LANES<T>)});
             first += chunks.back().channels;
         }
