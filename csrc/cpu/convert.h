@@ -157,13 +157,16 @@ inline void write_row(const View& view, int64_t offset, const T* __restrict from
 template <class T>
 inline T read_one(const View& view, int64_t offset) {
     T value{};
-    read_row(view, offset, &value, 1);
+    with_type(view.dtype, [&](auto* storage) {
+        value = number_of<T>(reinterpret_cast<decltype(storage)>(view.data)[offset]);
+    });
     return value;
 }
 
 template <class T>
 inline void write_one(const View& view, int64_t offset, T value) {
-    write_row(view, offset, &value, 1);
+    with_type(view.dtype,
+              [&](auto* storage) { set_number(reinterpret_cast<decltype(storage)>(view.data)[offset], value); });
 }
 
 // The same for the dtypes that are accumulated as T.

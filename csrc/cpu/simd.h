@@ -70,8 +70,12 @@ HAMLET_INLINE Mask<T> mask_of(uint32_t bits) {
 }
 template <class T>
 HAMLET_INLINE Mask<T> first_lanes(int64_t count) {
-    const uint32_t every = (1u << LANES<T>) - 1;
-    return Mask<T>(count >= LANES<T> ? every : every & ((1u << count) - 1));
+    const uint32_t all = (1u << LANES<T>) - 1;
+    return Mask<T>(count >= LANES<T> ? all : all & ((1u << count) - 1));
+}
+template <class T>
+HAMLET_INLINE bool every(Mask<T> mask) {
+    return mask == first_lanes<T>(LANES<T>);
 }
 #else
 template <class T>
@@ -91,9 +95,13 @@ HAMLET_INLINE Mask<T> first_lanes(int64_t count) {
 }
 template <class T>
 HAMLET_INLINE bool every(Mask<T> mask) {
+#if defined(__AVX2__)
+    return _mm256_movemask_epi8((__m256i)mask) == -1;
+#else
     Integer<T> all = -1;
     for (int lane = 0; lane < LANES<T>; ++lane) all &= mask[lane];
     return all != 0;
+#endif
 }
 #endif
 
@@ -121,6 +129,8 @@ HAMLET_INLINE void store_where(T* to, Vector<T> vector, Mask<T> mask) {
     if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, mask, vector);
     else _mm512_mask_storeu_pd(to, mask, vector);
 #elif defined(__AVX2__)
+    // Of a masked store AMD's processors make dozens of instructions.
+    if (every<T>(mask)) return store(to, vector);
     if constexpr (sizeof(T) == 4) _mm256_maskstore_ps(to, (__m256i)mask, vector);
     else _mm256_maskstore_pd(to, (__m256i)mask, vector);
 #else
