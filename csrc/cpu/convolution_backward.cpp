@@ -86,38 +86,23 @@ void depthwise_channels_last(const Convolution& c) {
     });
 }
 
-template <class T, int OUTPUTS, int INPUTS>
-void write_weights(const Convolution& c, const Stencil<T>& stencil, const Grids<T>& inputs, const Grids<T>& grads,
-                   const Channels& to, int64_t input, int64_t output) {
-    for (size_t tap = 0; tap < stencil.taps.size(); ++tap) {
-        T sums[OUTPUTS * INPUTS];
-        pair_up<T, OUTPUTS, INPUTS>(stencil, tap, inputs, grads, input, output, sums);
-        for (int o = 0; o < OUTPUTS; ++o)
-            for (int i = 0; i < INPUTS; ++i)
-                write_one<T>(c.d_weight,
-                             to.sample * c.d_weight.stride[0] + (to.first + output + o) * c.d_weight.stride[1] +
-                                 (input + i) * c.d_weight.stride[2] + stencil.taps[tap].index,
-                             sums[o * INPUTS + i]);
-    }
-}
-
 template <class T>
 void weight_gradients(const Convolution& c, const Stencil<T>& stencil, const Grids<T>& inputs, const Grids<T>& grads,
                       const Channels& to) {
-    constexpr int OUTPUTS = LANES<T> >= 8 ? 4 : 2, INPUTS = LANES<T> / OUTPUTS;
-    const int64_t from = c.weight.size[2];
-    for (int64_t output = 0; output < to.count;) {
-        const bool several = output + OUTPUTS <= to.count;
-        for (int64_t input = 0; input < from;) {
-            const bool block = several && input + INPUTS <= from;
-            if (block) write_weights<T, OUTPUTS, INPUTS>(c, stencil, inputs, grads, to, input, output);
-            else
-                for (int64_t o = output; o < output + (several ? OUTPUTS : 1); ++o)
-                    write_weights<T, 1, 1>(c, stencil, inputs, grads, to, input, o);
-            input += block ? INPUTS : 1;
-        }
-        output += several ? OUTPUTS : 1;
-    }
+    static thread_local Buffer<T> buffer;
+    const int64_t from = c.weight.size[2], taps = c.weight.size[3] * c.weight.size[4], pitch = from * taps;
+    T* const totals = buffer.room(to.count * pitch);
+    int64_t output = 0;
+    const auto weigh = [&]<int OUTPUTS>(std::integral_constant<int, OUTPUTS>) {
+        for (; output + OUTPUTS <= to.count; output += OUTPUTS)
+            for (int64_t input = 0; input < from; ++input)
+                weigh_channel<T, OUTPUTS>(stencil, inputs.of(input), grads.from(output), totals + output * pitch + input * taps,
+                                          pitch);
+    };
+    if constexpr (VECTOR_REGISTERS == 32) weigh(std::integral_constant<int, 8>{});
+    if constexpr (LANES<T> >= 4) weigh(std::integral_constant<int, 4>{});
+    weigh(std::integral_constant<int, 1>{});
+    write_row(c.d_weight, to.sample * c.d_weight.stride[0] + to.first * c.d_weight.stride[1], totals, to.count * pitch);
 }
 
 template <class T>

@@ -33,9 +33,12 @@ inline GroupFilters<T> read_group(const Convolution& c, int64_t sample, int64_t 
 }
 
 // sums[o][spot] of OUTPUTS channels from `first` and SPOTS vectors from `spot`, written to the targets.
-template <class T, int OUTPUTS, int SPOTS>
+//
+// The pixels that every tap finds are KEPT in `panel`, where the channels after these find them GATHERED: aligned and masked.
+template <class T, int OUTPUTS, int SPOTS, bool GATHERED, bool KEPT>
 HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
-                                   const Grids<T>& sources, const Grids<T>& targets, int64_t spot, int64_t first) {
+                                   const Grids<T>& sources, const Grids<T>& targets, int64_t spot, int64_t first,
+                                   T* panel) {
     Vector<T> sums[OUTPUTS][SPOTS];
 #pragma GCC unroll 8
     for (int o = 0; o < OUTPUTS; ++o)
@@ -47,14 +50,20 @@ HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters
         const T* weights = filters.at(channel, 0) + first;
         const Mask<T>* masks = stencil.sources(0) + spot;
         // Of the group after this one.
-        if (first == 0)
+        if constexpr (!GATHERED)
             for (int i = 0; i < SPOTS; ++i) __builtin_prefetch(from + filters.from * sources.channel + i * LANES<T>);
-        for (const auto* tap = begin; tap != end; ++tap, masks += stencil.spots) {
-            const T* at = from + tap->offset;
+        for (const auto* tap = begin; tap != end; ++tap, masks += stencil.spots, panel += SPOTS * LANES<T>) {
             const T* weight = weights + tap->index * filters.to;
+            // One pointer: the compiler would compute an index for each of the weights.
+            asm("" : "+r"(weight));
             Vector<T> pixels[SPOTS];
 #pragma GCC unroll 8
-            for (int i = 0; i < SPOTS; ++i) pixels[i] = in_register(load_where(at + i * LANES<T>, masks[i]));
+            for (int i = 0; i < SPOTS; ++i)
+                if constexpr (GATHERED) pixels[i] = in_register(load(panel + i * LANES<T>));
+                else {
+                    pixels[i] = in_register(load_where(from + tap->offset + i * LANES<T>, masks[i]));
+                    if constexpr (KEPT) store(panel + i * LANES<T>, pixels[i]);
+                }
 #pragma GCC unroll 8
             for (int o = 0; o < OUTPUTS; ++o) {
                 const Vector<T> factor = in_register(broadcast(weight[o]));
@@ -64,67 +73,96 @@ HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters
         }
     }
 #pragma GCC unroll 8
-    for (int o = 0; o < OUTPUTS; ++o) {
-        T* to = targets.of(first + o) + spot * LANES<T>;
+    for (int i = 0; i < SPOTS; ++i) {
+        const Mask<T> target = stencil.target(spot + i), inside = stencil.inside(spot + i);
 #pragma GCC unroll 8
-        for (int i = 0; i < SPOTS; ++i) {
-            __builtin_prefetch(to + filters.to * targets.channel + i * LANES<T>, 1);
-            store_where(to + i * LANES<T>, zero_unless<T>(stencil.target(spot + i), sums[o][i]), stencil.inside(spot + i));
+        for (int o = 0; o < OUTPUTS; ++o) {
+            T* const to = targets.of(first + o) + (spot + i) * LANES<T>;
+            __builtin_prefetch(to + filters.to * targets.channel, 1);
+            store_where(to, zero_unless<T>(target, sums[o][i]), inside);
         }
     }
 }
 
-template <class T, int OUTPUTS, int SPOTS>
-inline void correlate_channels(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
-                               const Grids<T>& sources, const Grids<T>& targets, int64_t first) {
-    int64_t spot = 0;
-    for (; spot + SPOTS <= stencil.spots; spot += SPOTS)
-        correlate_spots<T, OUTPUTS, SPOTS>(stencil, filters, start, sources, targets, spot, first);
-    for (; spot < stencil.spots; ++spot)
-        correlate_spots<T, OUTPUTS, 1>(stencil, filters, start, sources, targets, spot, first);
+// All channels of SPOTS vectors, then of the next ones; the last of these overlap those before them.
+template <class T, int SPOTS>
+inline void correlate_group(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
+                            const Grids<T>& sources, const Grids<T>& targets) {
+    static thread_local Buffer<T> buffer;
+    T* const panel = buffer.room(filters.from * int64_t(stencil.taps.size()) * SPOTS * LANES<T>);
+    for (int64_t begin = 0; begin < stencil.spots; begin += SPOTS) {
+        const int64_t spot = std::min(begin, stencil.spots - SPOTS);
+        int64_t first = 0;
+        const auto add = [&]<int OUTPUTS>(std::integral_constant<int, OUTPUTS>) {
+            const auto some = [&]<bool GATHERED, bool KEPT>() {
+                correlate_spots<T, OUTPUTS, SPOTS, GATHERED, KEPT>(stencil, filters, start, sources, targets, spot, first, panel);
+            };
+            for (; first + OUTPUTS <= filters.to; first += OUTPUTS)
+                if (first > 0) some.template operator()<true, false>();
+                else if (OUTPUTS < filters.to) some.template operator()<false, true>();
+                else some.template operator()<false, false>();
+        };
+        if constexpr (VECTOR_REGISTERS == 32 && SPOTS <= 3) add(std::integral_constant<int, 8>{});
+        add(std::integral_constant<int, 4>{});
+        add(std::integral_constant<int, 1>{});
+    }
 }
 
 template <class T>
 inline void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<T>& sources,
                       const Grids<T>& targets) {
-    int64_t first = 0;
-    if constexpr (VECTOR_REGISTERS == 32)
-        for (; first + 8 <= filters.to; first += 8)
-            correlate_channels<T, 8, 3>(stencil, filters, start, sources, targets, first);
-    for (; first + 4 <= filters.to; first += 4)
-        correlate_channels<T, 4, VECTOR_REGISTERS == 32 ? 6 : 3>(stencil, filters, start, sources, targets, first);
-    for (; first < filters.to; ++first)
-        correlate_channels<T, 1, 6>(stencil, filters, start, sources, targets, first);
+    // As many sums as there are registers for.
+    const bool few = filters.to < VECTOR_REGISTERS / 4;
+    if (few && stencil.spots >= 6) correlate_group<T, 6>(stencil, filters, start, sources, targets);
+    else if (stencil.spots >= 3) correlate_group<T, 3>(stencil, filters, start, sources, targets);
+    else correlate_group<T, 1>(stencil, filters, start, sources, targets);
 }
 
-// The gradients of one tap's filters, OUTPUTS x INPUTS of them: as many as a vector has lanes, which are summed together.
-template <class T, int OUTPUTS, int INPUTS>
-HAMLET_INLINE void pair_up(const Stencil<T>& stencil, int64_t tap, const Grids<T>& inputs, const Grids<T>& grads,
-                           int64_t input, int64_t output, T (&result)[OUTPUTS * INPUTS]) {
-    Vector<T> sums[OUTPUTS * INPUTS] = {};
-    const int64_t offset = stencil.taps[tap].offset;
-    const Mask<T>* masks = stencil.sources(tap);
-    for (int64_t spot = 0; spot < stencil.spots; ++spot) {
-        const Mask<T> source = masks[spot], target = stencil.target(spot);
-        Vector<T> pixels[INPUTS];
-#pragma GCC unroll 4
-        for (int i = 0; i < INPUTS; ++i)
-            pixels[i] = in_register(load_where(inputs.of(input + i) + offset + spot * LANES<T>, source));
-#pragma GCC unroll 4
-        for (int o = 0; o < OUTPUTS; ++o) {
-            const Vector<T> grad = in_register(load_where(grads.of(output + o) + spot * LANES<T>, target));
-#pragma GCC unroll 4
-            for (int i = 0; i < INPUTS; ++i) sums[o * INPUTS + i] += grad * pixels[i];
+// to[o * pitch + tap] = the gradient of the filters of OUTPUTS channels on one of the input, for TAPS taps from `first` on.
+template <class T, int OUTPUTS, int TAPS>
+HAMLET_INLINE void weigh_taps(const Stencil<T>& stencil, int64_t first, const T* input, const Grids<T>& grads, T* to,
+                              int64_t pitch) {
+    Vector<T> sums[TAPS][OUTPUTS] = {};
+    const auto* const taps = &stencil.taps[first];
+    const Mask<T>* masks = stencil.sources(first);
+    const T* grad = grads.data;
+    const auto add = [&]<bool WHOLE>(Mask<T> target) HAMLET_INLINED {
+        Vector<T> pixels[TAPS];
+        const Mask<T>* mask = masks;
+#pragma GCC unroll 8
+        for (int i = 0; i < TAPS; ++i, mask += stencil.spots) {
+            // One pointer to masks and one to gradients: the compiler would keep one for each, more than there are registers.
+            asm("" : "+r"(mask));
+            pixels[i] = in_register(load_where(input + taps[i].offset, *mask));
         }
+        const T* from = grad;
+#pragma GCC unroll 8
+        for (int o = 0; o < OUTPUTS; ++o, from += grads.channel) {
+            asm("" : "+r"(from));
+            const Vector<T> own = in_register(WHOLE ? load(from) : load_where(from, target));
+#pragma GCC unroll 8
+            for (int i = 0; i < TAPS; ++i) sums[i][o] += own * pixels[i];
+        }
+        ++masks, input += LANES<T>, grad += LANES<T>;
+    };
+    int64_t spot = 0;
+    for (; spot < stencil.whole; ++spot) add.template operator()<true>(stencil.target(spot));
+    for (; spot < stencil.spots; ++spot) add.template operator()<false>(stencil.target(spot));
+    for (int i = 0; i < TAPS; ++i) {
+        alignas(64) T totals[LANES<T>];
+        store(totals, sum_each<T>(sums[i]));
+        for (int o = 0; o < OUTPUTS; ++o) to[o * pitch + taps[i].index] = totals[o];
     }
-    if constexpr (OUTPUTS * INPUTS == LANES<T>) {
-        transpose_square<T>(sums);
-        Vector<T> total = sums[0];
-        for (int i = 1; i < LANES<T>; ++i) total += sums[i];
-        store(result, total);
-    } else {
-        for (int i = 0; i < OUTPUTS * INPUTS; ++i) result[i] = sum<T>(sums[i]);
-    }
+}
+
+// The same for all taps: as many together as there are registers for.
+template <class T, int OUTPUTS>
+inline void weigh_channel(const Stencil<T>& stencil, const T* input, const Grids<T>& grads, T* to, int64_t pitch) {
+    constexpr int TOGETHER = OUTPUTS == 1 ? 6 : 3;
+    const int64_t count = int64_t(stencil.taps.size());
+    int64_t tap = 0;
+    for (; tap + TOGETHER <= count; tap += TOGETHER) weigh_taps<T, OUTPUTS, TOGETHER>(stencil, tap, input, grads, to, pitch);
+    for (; tap < count; ++tap) weigh_taps<T, OUTPUTS, 1>(stencil, tap, input, grads, to, pitch);
 }
 
 }  // namespace hamlet::HAMLET_ISA

@@ -307,17 +307,18 @@ HAMLET_INLINE Vector<T> exp2_of_negative(Vector<T> x) {
 
 namespace detail {
 
+// Of lanes that are a multiple of DISTANCE apart the sum, in each of them.
 template <class T, int DISTANCE, int... I>
-HAMLET_INLINE T sum_of_lanes(Vector<T> a, std::integer_sequence<int, I...> lanes) {
-    if constexpr (DISTANCE == 0) return a[0];
-    else return sum_of_lanes<T, DISTANCE / 2>(a + __builtin_shufflevector(a, a, (I ^ DISTANCE)...), lanes);
+HAMLET_INLINE Vector<T> sum_beyond(Vector<T> a, std::integer_sequence<int, I...> lanes) {
+    if constexpr (DISTANCE >= LANES<T>) return a;
+    else return sum_beyond<T, 2 * DISTANCE>(a + __builtin_shufflevector(a, a, (I ^ DISTANCE)...), lanes);
 }
 
 }  // namespace detail
 
 template <class T>
 HAMLET_INLINE T sum(Vector<T> a) {
-    return detail::sum_of_lanes<T, LANES<T> / 2>(a, std::make_integer_sequence<int, LANES<T>>());
+    return detail::sum_beyond<T, 1>(a, std::make_integer_sequence<int, LANES<T>>())[0];
 }
 
 // Natural logarithm of normal positive numbers.
@@ -390,6 +391,34 @@ HAMLET_INLINE void separate(Vector<T>& a, Vector<T>& b) {
 template <class T>
 HAMLET_INLINE void interleave(Vector<T>& even, Vector<T>& odd) {
     detail::interleave<T>(even, odd, std::make_integer_sequence<int, LANES<T>>());
+}
+
+namespace detail {
+
+template <class T, int DISTANCE, int COUNT>
+HAMLET_INLINE Vector<T> sum_each(const Vector<T>* rows) {
+    constexpr std::make_integer_sequence<int, LANES<T>> lanes;
+    if constexpr (COUNT == 1) {
+        return sum_beyond<T, DISTANCE>(rows[0], lanes);
+    } else {
+        Vector<T> halves[COUNT / 2];
+#pragma GCC unroll 8
+        for (int i = 0; i < COUNT / 2; ++i) {
+            Vector<T> a = rows[2 * i], b = rows[2 * i + 1];
+            exchange<T, DISTANCE>(a, b, lanes);
+            halves[i] = a + b;
+        }
+        return sum_each<T, 2 * DISTANCE, COUNT / 2>(halves);
+    }
+}
+
+}  // namespace detail
+
+// The sum of the lanes of each vector, in as many first lanes. Their number is a power of two.
+template <class T, int COUNT>
+HAMLET_INLINE Vector<T> sum_each(const Vector<T> (&rows)[COUNT]) {
+    static_assert(COUNT <= LANES<T> && (COUNT & (COUNT - 1)) == 0);
+    return detail::sum_each<T, 1, COUNT>(rows);
 }
 
 // A square matrix of vectors, in place.

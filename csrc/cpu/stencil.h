@@ -27,6 +27,7 @@ class Stencil {
     };
     std::vector<Tap> taps;
     int64_t spots = 0;  // vectors of the grid, LANES apart
+    int64_t whole = 0;  // the first of them, all of whose lanes are targets that hold something
 
     // Of every spot: lanes whose source holds something, for one tap; lanes whose target does; lanes within the grid.
     const Mask<T>* sources(int64_t tap) const { return sources_.data() + tap * spots; }
@@ -57,6 +58,7 @@ class Stencil {
         for (size_t tap = 0; tap < taps.size(); ++tap)
             for (int64_t spot = 0; spot < spots; ++spot) sources_.push_back(lanes(spot, rows[tap], columns[tap]));
         for (int64_t spot = 0; spot < spots; ++spot) targets_.push_back(lanes(spot, row, column));
+        for (whole = 0; whole < spots && every<T>(targets_[whole]);) ++whole;
     }
 
    private:

@@ -147,23 +147,24 @@ def test_nothing_is_written_beside_the_results(dtype, last, fenced):
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7), (7, 7)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_channels_last_of_any_width(channels, kernel, stride):
-    check_channels_last(channels, 1, 1, kernel, stride)
+    check_convolution(channels, 1, 1, kernel, stride, torch.channels_last)
 
 
-@pytest.mark.parametrize(("groups", "inputs", "outputs"), [(3, 5, 4), (2, 8, 8), (7, 3, 2), (1, 17, 20)])
+@pytest.mark.parametrize(("groups", "inputs", "outputs"), [(3, 5, 4), (2, 8, 8), (7, 3, 2), (1, 17, 20), (2, 2, 13)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_groups_of_channels_last(groups, inputs, outputs, stride):
-    check_channels_last(groups, inputs, outputs, (3, 3), stride)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_groups_of_any_width(groups, inputs, outputs, stride, layout):
+    check_convolution(groups, inputs, outputs, (3, 3), stride, layout)
 
 
-def check_channels_last(groups, inputs, outputs, kernel, stride):
-    input = torch.randn(2, groups * inputs, 9, 7, dtype=torch.float64).to(memory_format=torch.channels_last)
+def check_convolution(groups, inputs, outputs, kernel, stride, layout):
+    input = torch.randn(2, groups * inputs, 9, 7, dtype=torch.float64).to(memory_format=layout)
     weight = torch.randn(2, groups * outputs, inputs, *kernel, dtype=torch.float64)
     bias = torch.randn(2, groups * outputs, dtype=torch.float64)
     call = {"groups": groups, "stride": stride, "dilation": 2, "extent": torch.tensor([[9, 7], [4, 5]])}
     got = gradients(lambda *t: dynamic_conv2d(*t, **call), input, weight, bias)
     want = gradients(lambda *t: dense.convolution(*t, **call), input, weight, bias)
-    assert got[0].is_contiguous(memory_format=torch.channels_last)
+    assert got[0].is_contiguous(memory_format=layout)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
 
