@@ -40,11 +40,17 @@ def describe() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, or its kind where the system does not tell the name."""
+    """The processor's name, family and model, as many as the system tells, or else its kind.
+
+    A virtual machine's processor may be named after its maker alone, whatever its generation.
+    """
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    first = info.read_text(encoding="utf-8").partition("\n\n")[0] if info.is_file() else ""
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    if "model name" not in told:
+        return platform.processor() or platform.machine()
+    generation = ", ".join(f"{name.split()[-1]} {told[name]}" for name in ("cpu family", "model") if name in told)
+    return f"{told['model name']} ({generation})" if generation else told["model name"]
 
 
 def machine() -> str:

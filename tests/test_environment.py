@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 import hamlet
 from hamlet import environment
@@ -39,3 +42,15 @@ def test_the_commit_is_that_of_the_checkout_which_holds_the_package(tmp_path: Pa
     assert copied.version() == f"{plain}, commit {identifier[:12]}"
     copy.with_name("new.py").touch()
     assert copied.version() == f"{plain}, commit {identifier[:12]}, dirty tree"
+
+
+def test_processors_of_one_name_and_two_generations_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(text: str) -> str:
+        monkeypatch.setattr(Path, "is_file", lambda path: True)
+        monkeypatch.setattr(Path, "read_text", lambda path, encoding: text)
+        return environment.processor()
+
+    one = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n"
+    assert told(f"{one}\n{one.replace('25', '26')}") == "AMD EPYC (family 25, model 1)"
+    assert told("model name\t: Some Processor\n") == "Some Processor"
+    assert told("processor\t: 0\nBogoMIPS\t: 50.00\n") == (platform.processor() or platform.machine())
