@@ -84,14 +84,13 @@ HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters
     }
 }
 
-// All channels of SPOTS vectors, then of the next ones; the last of these overlap those before them.
+// All channels of SPOTS vectors from `spot` on, which is moved, then of the next ones, as long as there are so many.
 template <class T, int SPOTS>
-inline void correlate_group(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
-                            const Grids<T>& sources, const Grids<T>& targets) {
+inline void correlate_channels(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start,
+                               const Grids<T>& sources, const Grids<T>& targets, int64_t& spot) {
     static thread_local Buffer<T> buffer;
     T* const panel = buffer.room(filters.from * int64_t(stencil.taps.size()) * SPOTS * LANES<T>);
-    for (int64_t begin = 0; begin < stencil.spots; begin += SPOTS) {
-        const int64_t spot = std::min(begin, stencil.spots - SPOTS);
+    for (; spot + SPOTS <= stencil.spots; spot += SPOTS) {
         int64_t first = 0;
         const auto add = [&]<int OUTPUTS>(std::integral_constant<int, OUTPUTS>) {
             const auto some = [&]<bool GATHERED, bool KEPT>() {
@@ -111,11 +110,11 @@ inline void correlate_group(const Stencil<T>& stencil, const GroupFilters<T>& fi
 template <class T>
 inline void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<T>& sources,
                       const Grids<T>& targets) {
+    int64_t spot = 0;
     // As many sums as there are registers for.
-    const bool few = filters.to < VECTOR_REGISTERS / 4;
-    if (few && stencil.spots >= 6) correlate_group<T, 6>(stencil, filters, start, sources, targets);
-    else if (stencil.spots >= 3) correlate_group<T, 3>(stencil, filters, start, sources, targets);
-    else correlate_group<T, 1>(stencil, filters, start, sources, targets);
+    if (filters.to < VECTOR_REGISTERS / 4) correlate_channels<T, 6>(stencil, filters, start, sources, targets, spot);
+    else correlate_channels<T, 3>(stencil, filters, start, sources, targets, spot);
+    correlate_channels<T, 1>(stencil, filters, start, sources, targets, spot);
 }
 
 // to[o * pitch + tap] = the gradient of the filters of OUTPUTS channels on one of the input, for TAPS taps from `first` on.
