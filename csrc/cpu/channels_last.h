@@ -293,10 +293,10 @@ void sum_rows(const Taps& taps, const Pixels<const S>& grad, T* totals, Mask<T> 
 // Call `run.template operator()<VECTORS, WHOLE>(mask)` with what a chunk of so many channels needs.
 template <class T, class Run>
 void with_vectors(int64_t channels, const Run& run) {
-    const Mask<T> every = first_lanes<T>(LANES<T>);
+    const Mask<T> all = first_lanes<T>(LANES<T>);
     if (channels < LANES<T>) run.template operator()<1, false>(first_lanes<T>(channels));
-    else if (channels == LANES<T>) run.template operator()<1, true>(every);
-    else run.template operator()<MOST_VECTORS, true>(every);
+    else if (channels == LANES<T>) run.template operator()<1, true>(all);
+    else run.template operator()<MOST_VECTORS, true>(all);
 }
 
 // The channels of a sample in chunks as large as there are templates for.

@@ -65,13 +65,6 @@ HAMLET_INLINE void copy_row(const T* __restrict from, T* __restrict to, int64_t 
     if (i < count) store_first(to + i, load_first(from + i, count - i), count - i);
 }
 
-// So many elements will be read soon.
-template <class S>
-HAMLET_INLINE void ask_for(const S* from, int64_t count) {
-    constexpr int64_t LINE = 64 / sizeof(S);
-    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i);
-}
-
 // One element of storage as a number, and back.
 template <class T, class S>
 HAMLET_INLINE T number_of(S stored) {

@@ -91,18 +91,20 @@ void weight_gradients(const Convolution& c, const Stencil<T>& stencil, const Gri
                       const Channels& to) {
     static thread_local Buffer<T> buffer;
     const int64_t from = c.weight.size[2], taps = c.weight.size[3] * c.weight.size[4], pitch = from * taps;
-    T* const totals = buffer.room(to.count * pitch);
     int64_t output = 0;
     const auto weigh = [&]<int OUTPUTS>(std::integral_constant<int, OUTPUTS>) {
-        for (; output + OUTPUTS <= to.count; output += OUTPUTS)
+        T* const totals = buffer.room(OUTPUTS * pitch);
+        for (; output + OUTPUTS <= to.count; output += OUTPUTS) {
             for (int64_t input = 0; input < from; ++input)
-                weigh_channel<T, OUTPUTS>(stencil, inputs.of(input), grads.from(output), totals + output * pitch + input * taps,
-                                          pitch);
+                weigh_channel<T, OUTPUTS>(stencil, inputs.of(input), grads.from(output), totals + input * taps, pitch);
+            write_row(c.d_weight, to.sample * c.d_weight.stride[0] + (to.first + output) * c.d_weight.stride[1], totals,
+                      OUTPUTS * pitch);
+        }
     };
     if constexpr (VECTOR_REGISTERS == 32) weigh(std::integral_constant<int, 8>{});
-    if constexpr (LANES<T> >= 4) weigh(std::integral_constant<int, 4>{});
+    // The sums of so many outputs end in one vector.
+    weigh(std::integral_constant<int, std::min(4, LANES<T>)>{});
     weigh(std::integral_constant<int, 1>{});
-    write_row(c.d_weight, to.sample * c.d_weight.stride[0] + to.first * c.d_weight.stride[1], totals, to.count * pitch);
 }
 
 template <class T>

@@ -101,8 +101,9 @@ inline void correlate_channels(const Stencil<T>& stencil, const GroupFilters<T>&
                 else if (OUTPUTS < filters.to) some.template operator()<false, true>();
                 else some.template operator()<false, false>();
         };
+        // As many sums as there are registers for.
         if constexpr (VECTOR_REGISTERS == 32 && SPOTS <= 3) add(std::integral_constant<int, 8>{});
-        add(std::integral_constant<int, 4>{});
+        if constexpr (4 * SPOTS < VECTOR_REGISTERS) add(std::integral_constant<int, 4>{});
         add(std::integral_constant<int, 1>{});
     }
 }
@@ -111,7 +112,7 @@ template <class T>
 inline void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<T>& sources,
                       const Grids<T>& targets) {
     int64_t spot = 0;
-    // As many sums as there are registers for.
+    // Few outputs leave registers for more vectors.
     if (filters.to < VECTOR_REGISTERS / 4) correlate_channels<T, 6>(stencil, filters, start, sources, targets, spot);
     else correlate_channels<T, 3>(stencil, filters, start, sources, targets, spot);
     correlate_channels<T, 1>(stencil, filters, start, sources, targets, spot);

@@ -85,11 +85,9 @@ void roll_row(const Taps& taps, const ChunkFilters<T>& filters, const Pixels<con
         rolling.begin();
         for (int64_t i = 0; i < count + R; ++i) {
             if (i < count) {
+                ask_for(rows[K - 1] + ahead, VECTORS * LANES<T>);
 #pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; ++v) {
-                    __builtin_prefetch(rows[K - 1] + ahead + v * LANES<T>);
-                    __builtin_prefetch(target + to.row + v * LANES<T>, 1);
-                }
+                for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(target + to.row + v * LANES<T>, 1);
                 rolling.template add<WHOLE>(rows, mask);
 #pragma GCC unroll 8
                 for (int k = 0; k < K; ++k) rows[k] += dilation * steps[k];

@@ -59,6 +59,13 @@ HAMLET_INLINE void store(T* to, Vector<T> vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
+// So many elements will be read soon.
+template <class S>
+HAMLET_INLINE void ask_for(const S* from, int64_t count) {
+    constexpr int64_t LINE = 64 / sizeof(S);
+    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i);
+}
+
 // Which lanes take part: a mask register, or where there is none a vector of ones and zeros.
 #if defined(__AVX512F__)
 template <class T>
@@ -129,7 +136,7 @@ HAMLET_INLINE void store_where(T* to, Vector<T> vector, Mask<T> mask) {
     if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, mask, vector);
     else _mm512_mask_storeu_pd(to, mask, vector);
 #elif defined(__AVX2__)
-    // Of a masked store AMD's processors make dozens of instructions.
+    // Of a masked store AMD's processors before Zen 4 make dozens of instructions.
     if (every<T>(mask)) return store(to, vector);
     if constexpr (sizeof(T) == 4) _mm256_maskstore_ps(to, (__m256i)mask, vector);
     else _mm256_maskstore_pd(to, (__m256i)mask, vector);
