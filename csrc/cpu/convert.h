@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../view.h"
-#include "simd.h"
+#include "lanes.h"
 
 namespace hamlet::HAMLET_ISA {
 
