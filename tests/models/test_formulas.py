@@ -187,6 +187,26 @@ def test_shares_of_tokens_that_no_pixel_is_like_have_sums_and_gradients() -> Non
     torch.testing.assert_close(gradient, own)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("power", [1.0, 3.0, 8.0, 30.0])
+def test_a_channel_of_zeros_has_a_power_mean_shares_and_gradients(power: float, padded: bool) -> None:
+    x = features(2, 3, 4, 5).relu()
+    x[:, :, :, 1] = 0
+    x[1, :, :, 2] = 0
+    x.requires_grad_()
+    p = torch.tensor(power, requires_grad=True)
+    extent = torch.tensor([[2, 3], [3, 4]]) if padded else None
+    pooled, share = generalised_mean(x, p, extent)
+    gradients = torch.autograd.grad(pooled.sum() + (share * features(2, 3, 4)).sum(), [x, p])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert pooled[:, 1].max() < 0.1
+    torch.testing.assert_close(share.sum((1, 2)), torch.ones(2))
+    expected = x.detach().double().clamp(min=1e-6) ** power
+    kept = expected[0, :2, :3].mean((0, 1)) if padded else expected[0].mean((0, 1))
+    others = [0, 2, 3, 4]
+    torch.testing.assert_close(pooled[0, others].double(), kept[others] ** (1 / power), rtol=1e-4, atol=0)
+
+
 @torch.no_grad()
 def test_cdconv_convolves_each_channel_with_the_dilation_that_it_chose() -> None:
     module = CDConv(12, (0.4, 0.6))
