@@ -1,9 +1,11 @@
 // Dynamic convolution backward. Whatever is loaded of a plane serves both gradients while it is in the nearest cache.
 #include "convolution.h"
-#include "grouped.h"
-#include "rolling.h"
+#include "correlations.h"
 
 namespace hamlet::HAMLET_ISA {
+
+HAMLET_CORRELATIONS(extern)
+
 namespace {
 
 template <class T, class S, int K>

@@ -1,9 +1,11 @@
 // Dynamic convolution forward.
 #include "convolution.h"
-#include "grouped.h"
-#include "rolling.h"
+#include "correlations.h"
 
 namespace hamlet::HAMLET_ISA {
+
+HAMLET_CORRELATIONS()
+
 namespace {
 
 template <class T, class S, int K>

@@ -109,7 +109,7 @@ inline void correlate_channels(const Stencil<T>& stencil, const GroupFilters<T>&
 }
 
 template <class T>
-inline void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<T>& sources,
+void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<T>& sources,
                       const Grids<T>& targets) {
     int64_t spot = 0;
     // Few outputs leave registers for more vectors.
