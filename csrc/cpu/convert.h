@@ -177,12 +177,24 @@ namespace detail {
 
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES<float>)));
 
-HAMLET_INLINE Halves load_where(const uint16_t* from, Mask<float> mask) {
+// AVX2 has no masked loads of two bytes, and lane by lane takes several times as long.
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__SANITIZE_ADDRESS__)
+constexpr bool READS_BEYOND = true;
+#else
+constexpr bool READS_BEYOND = false;
+#endif
+
+// The lanes of the mask; zeros in the others, or where it READS_BEYOND them anything.
+HAMLET_INLINE Halves load_lanes(const uint16_t* from, Mask<float> mask) {
     Halves bits = {};
 #if defined(__AVX512F__)
     bits = (Halves)_mm256_maskz_loadu_epi16(mask, from);
 #else
-    if (every<float>(mask)) std::memcpy(&bits, from, sizeof bits);
+    // A page that holds one lane of the mask can be read to its end.
+    constexpr uintptr_t PAGE = 4096;
+    const bool readable =
+        READS_BEYOND ? any<float>(mask) && uintptr_t(from) % PAGE <= PAGE - sizeof bits : every<float>(mask);
+    if (readable) std::memcpy(&bits, from, sizeof bits);
     else
         for (int lane = 0; lane < LANES<float>; ++lane)
             if (mask[lane]) bits[lane] = from[lane];
@@ -210,27 +222,34 @@ alignas(64) inline constexpr uint16_t UPPER_HALVES[32] = {0, 0, 0, 1, 0, 2,  0, 
 alignas(64) inline constexpr uint16_t FROM_UPPER_HALVES[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
 #endif
 
-HAMLET_INLINE Vector<float> load_where(const BFloat16* from, Mask<float> mask) {
-    const detail::Halves bits = detail::load_where(&from->bits, mask);
+// The numbers that a vector's elements stand for, stored as S.
+template <class S>
+HAMLET_INLINE Vector<float> numbers_of(detail::Halves bits) {
+    if constexpr (std::is_same_v<S, BFloat16>) {
 #if defined(__AVX512F__)
-    return (Vector<float>)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(UPPER_HALVES),
-                                                         _mm512_castsi256_si512((__m256i)bits));
+        return (Vector<float>)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(UPPER_HALVES),
+                                                             _mm512_castsi256_si512((__m256i)bits));
 #else
-    return (Vector<float>)(__builtin_convertvector(bits, Vector<uint32_t>) << 16);
+        return (Vector<float>)(__builtin_convertvector(bits, Vector<uint32_t>) << 16);
 #endif
+    } else {
+#if defined(__AVX512F__)
+        return _mm512_cvtph_ps((__m256i)bits);
+#elif defined(__F16C__)
+        return _mm256_cvtph_ps((__m128i)bits);
+#else
+        alignas(64) float values[LANES<float>];
+        read_half(reinterpret_cast<const uint16_t*>(&bits), values, LANES<float>);
+        return load(values);
+#endif
+    }
 }
 
-HAMLET_INLINE Vector<float> load_where(const Float16* from, Mask<float> mask) {
-    const detail::Halves bits = detail::load_where(&from->bits, mask);
-#if defined(__AVX512F__)
-    return _mm512_cvtph_ps((__m256i)bits);
-#elif defined(__F16C__)
-    return _mm256_cvtph_ps((__m128i)bits);
-#else
-    alignas(64) float values[LANES<float>];
-    read_half(reinterpret_cast<const uint16_t*>(&bits), values, LANES<float>);
-    return load(values);
-#endif
+template <class S>
+    requires(sizeof(S) == 2)
+HAMLET_INLINE Vector<float> load_where(const S* from, Mask<float> mask) {
+    const Vector<float> numbers = numbers_of<S>(detail::load_lanes(&from->bits, mask));
+    return detail::READS_BEYOND ? zero_unless<float>(mask, numbers) : numbers;
 }
 
 HAMLET_INLINE void store_where(BFloat16* to, Vector<float> vector, Mask<float> mask) {
@@ -246,7 +265,7 @@ HAMLET_INLINE void store_where(BFloat16* to, Vector<float> vector, Mask<float> m
 #else
     using Bits = Vector<uint32_t>;
     const Bits bits = (Bits)vector, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Bits chosen = (bits & 0x7fffffff) > 0x7f800000 ? Bits{} + 0x7fc0 : rounded;
+    const Bits chosen = vector == vector ? rounded : Bits{} + 0x7fc0;
     detail::store_where(&to->bits, __builtin_convertvector(chosen, detail::Halves), mask);
 #endif
 }
@@ -268,7 +287,11 @@ HAMLET_INLINE void store_where(Float16* to, Vector<float> vector, Mask<float> ma
 template <class T, class S>
 HAMLET_INLINE Vector<T> load_all(const S* from) {
     if constexpr (std::is_same_v<S, T>) return load(from);
-    else return load_where(from, first_lanes<T>(LANES<T>));
+    else {
+        detail::Halves bits;
+        std::memcpy(&bits, from, sizeof bits);
+        return numbers_of<S>(bits);
+    }
 }
 
 template <class T, class S>

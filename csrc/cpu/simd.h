@@ -112,6 +112,11 @@ HAMLET_INLINE bool every(Mask<T> mask) {
 }
 #endif
 
+template <class T>
+HAMLET_INLINE bool any(Mask<T> mask) {
+    return !every<T>(Mask<T>(~mask));
+}
+
 // The lanes of the mask, zeros in the others; the elements of those are not touched.
 template <std::floating_point T>
 HAMLET_INLINE Vector<T> load_where(const T* from, Mask<T> mask) {
