@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -10,6 +12,14 @@ from tests import milvus_lite as lite
 def seeded() -> None:
     """Whatever ran before, a test draws the same numbers."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_cost() -> Iterator[None]:
+    """How long a pass takes is measured for no longer than it must be: no test knows what it should take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hamlet.retrieval.cost._SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -77,8 +77,8 @@ def test_report_shows_queries_maps_and_curves(finished: tuple[Path, dict[str, An
         assert f"{100 * model['metrics']['map']:.1f}" in page
 
 
-def test_run_again_measures_the_same_and_other_steps_are_refused(
-    finished: tuple[Path, dict[str, Any]], small: Any, monkeypatch: pytest.MonkeyPatch
+def test_the_command_measures_again_and_prints_its_table_and_refuses_other_steps(
+    finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, results = finished
 
@@ -86,9 +86,15 @@ def test_run_again_measures_the_same_and_other_steps_are_refused(
         raise AssertionError("trained again")
 
     monkeypatch.setattr("hamlet.training.engine.Engine.train_step", train_step)
-    again = run_demo(out, steps=STEPS, seed=3, progress=False)
+    shown = CliRunner().invoke(app, ["demo", "--steps", str(STEPS), "--seed", "3", "--out", str(out)])
+    assert shown.exit_code == 0, shown.output
+    again = json.loads((out / "results.json").read_text())
     for name, model in results["models"].items():
         assert again["models"][name]["metrics"] == model["metrics"]
+        assert f"{100 * model['metrics']['map']:.1f}" in shown.stdout
+    assert "report.html" in shown.stdout
+    assert "training" in shown.stderr
+    assert "training" not in shown.stdout
     with pytest.raises(ValueError, match=r"steps=3 \(now 4\)"):
         run_demo(out, steps=STEPS + 1, seed=3, progress=False)
 
@@ -168,14 +174,3 @@ def test_describe_batches_change_nothing() -> None:
 
     views = [View(str(number), number, torch.full((3, 4, 4), number / 200)) for number in range(150)]
     assert np.allclose(describe(Mean(), views)[:, 0], np.arange(150) / 200)
-
-
-def test_demo_prints_its_table(small: Any, finished: tuple[Path, dict[str, Any]]) -> None:
-    out, results = finished
-    shown = CliRunner().invoke(app, ["demo", "--steps", str(STEPS), "--seed", "3", "--out", str(out)])
-    assert shown.exit_code == 0, shown.output
-    for model in results["models"].values():
-        assert f"{100 * model['metrics']['map']:.1f}" in shown.stdout
-    assert "report.html" in shown.stdout
-    assert "training" in shown.stderr
-    assert "training" not in shown.stdout

@@ -22,12 +22,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def quick_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long a pass takes is measured for no longer than it must be: here it does not matter."""
-    monkeypatch.setattr("hamlet.retrieval.cost._SECONDS", 0.0)
-
-
 @pytest.fixture(scope="module")
 def judge(checkpoint: Path) -> Judge:
     return Judge(checkpoint)
