@@ -20,7 +20,7 @@ def generalised_mean(features: Tensor, power: float | Tensor, extent: Tensor | N
     """The power mean of each channel over the valid pixels, (mean x^p)^(1/p), in float32 or better.
 
     Args:
-        features: (B, H, W, C); values below 1e-6 count as 1e-6, or as the least whose power is a normal number.
+        features: (B, H, W, C); values below 1e-6 count as 1e-6.
         power: p; a tensor below 0.1 counts as 0.1.
         extent: int (B, 2), or None.
 
@@ -37,10 +37,12 @@ def generalised_mean(features: Tensor, power: float | Tensor, extent: Tensor | N
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     if isinstance(power, Tensor):
         power = power.clamp(min=LEAST_POWER)
-    powered = grid.zero_padding(features, extent).clamp(min=LEAST) ** power
-    # A channel of nothing else, to a high power, would be 0, which has no root with a gradient and no shares.
-    powered = grid.zero_padding(powered.clamp(min=torch.finfo(powered.dtype).tiny), extent)
-    pooled = grid.mean(powered, extent) ** (1 / power)
+    features = grid.zero_padding(features, extent).clamp(min=LEAST)
+    # In units of the channel's largest, which cancel: to a high power 1e-6 would be 0, which has no shares and no root
+    # with a gradient, and 20 infinite.
+    largest = features.detach().amax((1, 2), keepdim=True)
+    powered = grid.zero_padding((features / largest) ** power, extent)
+    pooled = grid.mean(powered, extent) ** (1 / power) * largest[:, 0, 0]
     return pooled, (powered / powered.sum((1, 2), keepdim=True)).mean(-1)
 
 
