@@ -177,8 +177,8 @@ namespace detail {
 
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES<float>)));
 
-// AVX2 has no masked loads of two bytes, and lane by lane takes several times as long.
-#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__SANITIZE_ADDRESS__)
+// AVX2 has no masked loads of two bytes, and lane by lane takes several times as long. A sanitizer would object.
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(HAMLET_DEBUG)
 constexpr bool READS_BEYOND = true;
 #else
 constexpr bool READS_BEYOND = false;
@@ -190,7 +190,7 @@ HAMLET_INLINE Halves load_lanes(const uint16_t* from, Mask<float> mask) {
 #if defined(__AVX512F__)
     bits = (Halves)_mm256_maskz_loadu_epi16(mask, from);
 #else
-    // A page that holds one lane of the mask can be read to its end.
+    // All of a page can be read that holds one lane of the mask.
     constexpr uintptr_t PAGE = 4096;
     const bool readable =
         READS_BEYOND ? any<float>(mask) && uintptr_t(from) % PAGE <= PAGE - sizeof bits : every<float>(mask);
@@ -224,6 +224,7 @@ alignas(64) inline constexpr uint16_t FROM_UPPER_HALVES[32] = {1, 3, 5, 7, 9, 11
 
 // The numbers that a vector's elements stand for, stored as S.
 template <class S>
+    requires(sizeof(S) == 2)
 HAMLET_INLINE Vector<float> numbers_of(detail::Halves bits) {
     if constexpr (std::is_same_v<S, BFloat16>) {
 #if defined(__AVX512F__)

@@ -1,5 +1,6 @@
 // Images correlated with filters: the forward, and the gradient of the input. That is half of what the two would have to
 // compile, so it is compiled with the forward alone: `HAMLET_CORRELATIONS()` there, `HAMLET_CORRELATIONS(extern)` elsewhere.
+// None of these may be `inline`, for such templates are compiled wherever they are used.
 #pragma once
 
 #include "grouped.h"

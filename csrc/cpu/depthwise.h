@@ -115,8 +115,8 @@ constexpr int AT_ONCE = 2;
 // One plane, its last columns first: what they leave wrong in the next row, the first ones put right. `ahead`: elements to
 // the next plane.
 template <class T, class S, int K, int COLUMNS = AT_ONCE>
-void correlate_plane(const Columns<T>& walk, int64_t count, const S* from, S* to, int64_t ahead,
-                            const Vector<T>* filters, Vector<T> start) {
+void correlate_plane(const Columns<T>& walk, int64_t count, const S* from, S* to, int64_t ahead, const Vector<T>* filters,
+                     Vector<T> start) {
     for (; count >= COLUMNS; count -= COLUMNS)
         if (walk.body[count - 1].whole)
             roll_down<T, S, K, COLUMNS, true>(walk, count - COLUMNS, from, to, ahead, filters, start);

@@ -110,7 +110,7 @@ inline void correlate_channels(const Stencil<T>& stencil, const GroupFilters<T>&
 
 template <class T>
 void correlate(const Stencil<T>& stencil, const GroupFilters<T>& filters, const T* start, const Grids<T>& sources,
-                      const Grids<T>& targets) {
+               const Grids<T>& targets) {
     int64_t spot = 0;
     // Few outputs leave registers for more vectors.
     if (filters.to < VECTOR_REGISTERS / 4) correlate_channels<T, 6>(stencil, filters, start, sources, targets, spot);

@@ -100,12 +100,14 @@ def test_memory_format_is_kept(stride):
     torch.testing.assert_close(last, first)
 
 
-def test_padding_beyond_the_extent_may_hold_anything():
-    input = torch.randn(2, 4, 7, 6)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_padding_beyond_the_extent_may_hold_anything(dtype, layout):
+    input = torch.randn(2, 4, 7, 6).to(dtype).to(memory_format=layout)
     extent = torch.tensor([[7, 3], [4, 6]])
     input[0, :, :, 3:] = math.nan
     input[1, :, 4:] = math.inf
-    weight = torch.randn(2, 4, 1, 3, 3)
+    weight = torch.randn(2, 4, 1, 3, 3).to(dtype)
     leaves = [input.requires_grad_(), weight.requires_grad_()]
     out = dynamic_conv2d(*leaves, dilation=[1, 2], groups=4, residual=True, extent=extent)
     gradients = torch.autograd.grad(out.square().sum(), leaves)

@@ -151,45 +151,67 @@ def test_nothing_is_written_beside_the_results(dtype, last, fenced):
     fenced()
 
 
-def walled(tensor, at_end):
-    """A copy that begins behind a page which nobody may read, or ends before one."""
-    size, page = tensor.nbytes, mmap.PAGESIZE
-    pages = -(-size // page)
-    region = mmap.mmap(-1, (pages + 2) * page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(region))
-    for wall in (start, start + (pages + 1) * page):
-        assert ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(wall), ctypes.c_size_t(page), 0) == 0
-    offset = page + (pages * page - size if at_end else 0)
-    flat = torch.frombuffer(region, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
-    return flat.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
+@pytest.fixture(params=[False, True], ids=["start", "end"])
+def check_behind_walls(request):
+    """Results and gradients of a function are the same where pages that nobody may read surround each tensor."""
+    mprotect = getattr(ctypes.CDLL(None), "mprotect", None)
+    if mprotect is None:
+        pytest.skip("no pages can be walled off here")
 
+    def walled(tensor):
+        size, page = tensor.nbytes, mmap.PAGESIZE
+        pages = -(-size // page)
+        region = mmap.mmap(-1, (pages + 2) * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(region))
+        for wall in (start, start + (pages + 1) * page):
+            assert mprotect(ctypes.c_void_p(wall), ctypes.c_size_t(page), 0) == 0
+        offset = page + (pages * page - size if request.param else 0)
+        flat = torch.frombuffer(region, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
+        return flat.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mprotect"), reason="no pages can be walled off here")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])
-def test_nothing_is_read_from_pages_beside_the_tensors(dtype, layout, at_end):
-    def run(tensors, stride):
-        image, weight, *grad = (tensor.requires_grad_() for tensor in tensors)
+    def check(function, *tensors):
+        def results(wall, grad=None):
+            leaves = [wall(tensor).requires_grad_() for tensor in tensors]
+            out = function(*leaves)
+            grad = torch.randn_like(out) if grad is None else wall(grad)
+            return [out, *torch.autograd.grad(out, leaves, grad)], grad
+
         with use_backend("native"):
-            out = dynamic_conv2d(image, weight, groups=len(weight[0]), dilation=[1, 2, 4], stride=stride)
-            grad = grad or [torch.randn_like(out)]
-            return [out, *torch.autograd.grad(out, [image, weight], grad)], [image, weight, *grad]
+            expected, grad = results(torch.clone)
+            found, _ = results(walled, grad)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
-    for height, width, kernel, stride in [
-        (9, 7, 3, 1),
-        (28, 28, 3, 1),
-        (5, 13, 5, 1),
-        (6, 6, 1, 1),
-        (8, 11, 7, 1),
-        (10, 9, 3, 2),
-    ]:
-        for channels in (1, 2):
-            image = torch.randn(2, 6 * channels, height, width).to(dtype).to(memory_format=layout)
-            weight = torch.randn(2, 6, channels, kernel, kernel).to(dtype)
-            expected, tensors = run([image, weight], stride)
-            found, _ = run([walled(tensor.detach(), at_end) for tensor in tensors], stride)
-            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    return check
+
+
+ALL_DTYPES = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=lambda dtype: str(dtype)[6:]
+)
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("per_group", [1, 2])
+@pytest.mark.parametrize(
+    ("height", "width", "kernel", "stride"),
+    [(9, 7, 3, 1), (28, 28, 3, 1), (5, 13, 5, 1), (6, 6, 1, 1), (8, 11, 7, 1), (10, 9, 3, 2)],
+)
+def test_convolution_reads_nothing_beside_its_tensors(
+    dtype, layout, per_group, height, width, kernel, stride, check_behind_walls
+):
+    image = torch.randn(2, 6 * per_group, height, width).to(dtype).to(memory_format=layout)
+    weight, bias = torch.randn(2, 6, per_group, kernel, kernel).to(dtype), torch.randn(2, 6).to(dtype)
+    check_behind_walls(lambda *t: dynamic_conv2d(*t, groups=6, dilation=[1, 2, 4], stride=stride), image, weight, bias)
+
+
+@ALL_DTYPES
+@pytest.mark.parametrize(("channels", "value_channels"), [(12, 5), (16, 33), (1, 1)])
+def test_attention_reads_nothing_beside_its_tensors(dtype, channels, value_channels, check_behind_walls):
+    query, key, value = (
+        torch.randn(2, *grid, 3, width).to(dtype)
+        for grid, width in (((5, 7), channels), ((6, 3), channels), ((6, 3), value_channels))
+    )
+    check_behind_walls(lambda *t: cross_scale_attention(*t, radius=1.5, max_radius=2.0), query, key, value)
 
 
 @pytest.mark.parametrize("channels", [1, 5, 16, 17, 33])
