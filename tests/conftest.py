@@ -16,7 +16,7 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_cost() -> Iterator[None]:
-    """How long a pass takes is measured for no longer than it must be: no test knows what it should take."""
+    """How long a pass takes is measured for no longer than it must be: to no test does it matter how steadily."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hamlet.retrieval.cost._SECONDS", 0.0)
         yield

@@ -77,7 +77,7 @@ def test_report_shows_queries_maps_and_curves(finished: tuple[Path, dict[str, An
         assert f"{100 * model['metrics']['map']:.1f}" in page
 
 
-def test_the_command_measures_again_and_prints_its_table_and_refuses_other_steps(
+def test_the_command_again_trains_nothing_and_prints_its_table(
     finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, results = finished
@@ -86,6 +86,7 @@ def test_the_command_measures_again_and_prints_its_table_and_refuses_other_steps
         raise AssertionError("trained again")
 
     monkeypatch.setattr("hamlet.training.engine.Engine.train_step", train_step)
+    (out / "results.json").unlink()
     shown = CliRunner().invoke(app, ["demo", "--steps", str(STEPS), "--seed", "3", "--out", str(out)])
     assert shown.exit_code == 0, shown.output
     again = json.loads((out / "results.json").read_text())
@@ -95,8 +96,11 @@ def test_the_command_measures_again_and_prints_its_table_and_refuses_other_steps
     assert "report.html" in shown.stdout
     assert "training" in shown.stderr
     assert "training" not in shown.stdout
+
+
+def test_other_steps_are_refused(finished: tuple[Path, dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match=r"steps=3 \(now 4\)"):
-        run_demo(out, steps=STEPS + 1, seed=3, progress=False)
+        run_demo(finished[0], steps=STEPS + 1, seed=3, progress=False)
 
 
 def test_a_stopped_run_goes_on(
