@@ -1,4 +1,4 @@
-// Images correlated with filters: the forward, and the gradient of the input. That is half of what the two would have to
+// Images correlated with filters: the forward, and the gradient of the input. That is half of what the backward would have to
 // compile, so it is compiled with the forward alone: `HAMLET_CORRELATIONS()` there, `HAMLET_CORRELATIONS(extern)` elsewhere.
 // None of these may be `inline`, for such templates are compiled wherever they are used.
 #pragma once
