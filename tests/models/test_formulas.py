@@ -205,7 +205,7 @@ def test_no_power_is_too_high_for_the_power_mean(power: float, padded: bool) -> 
     upstream = features(2, 4), features(2, 3, 4)
     results = []
     for pool, dtype in ((lambda x, p: generalised_mean(x, p, extent), torch.float32), (by_definition, torch.float64)):
-        leaves = x.to(dtype).requires_grad_(), torch.tensor(power, dtype=dtype, requires_grad=True)
+        leaves = x.clone().to(dtype).requires_grad_(), torch.tensor(power, dtype=dtype, requires_grad=True)
         outs = pool(*leaves)
         gradients = torch.autograd.grad(outs, leaves, [each.to(dtype) for each in upstream])
         results.append([out.double() for out in (*outs, *gradients)])

@@ -102,7 +102,7 @@ def test_sums_are_rounded_to_bfloat16_as_pytorch_rounds_them():
 
 
 @pytest.fixture
-def fenced(monkeypatch):
+def check_fences(monkeypatch):
     """Give every new tensor a fence of sentinels before and after; returns the fences' check."""
     blocks = []
     real = torch.empty
@@ -141,14 +141,14 @@ def fenced(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-def test_nothing_is_written_beside_the_results(dtype, last, fenced):
+def test_nothing_is_written_beside_the_results(dtype, last, check_fences):
     for make in (attention_call, pyramid_call, depthwise_call, grouped_call, wide_groups_call):
         call, tensors = make()
         tensors = [tensor.to(dtype) for tensor in tensors]
         if last and tensors[0].ndim == 4:
             tensors[0] = tensors[0].contiguous(memory_format=torch.channels_last)
         gradients(call, *tensors)
-    fenced()
+    check_fences()
 
 
 @pytest.fixture(params=[False, True], ids=["start", "end"])

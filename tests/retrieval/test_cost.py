@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamlet.retrieval.cost import measure_cost
+from hamlet.retrieval.cost import measure_cost, repeat
 from hamlet.retrieval.parts import measure_parts
 
 
@@ -60,6 +60,12 @@ def test_the_fused_attention_of_the_cpu_is_not_free() -> None:
     assert measure_cost(Looking(), (10, 8)).flops == 2 * pairs * 2 + 2 * pairs * 2
     (part,) = measure_parts(nn.Sequential(Looking()), (10, 8))
     assert part.flops == 8 * pairs
+
+
+@pytest.mark.parametrize(("took", "runs"), [(3.0, 5), (0.3, 7), (0.001, 50)])
+def test_a_pass_is_repeated_for_two_seconds(took: float, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hamlet.retrieval.cost._SECONDS", 2.0)
+    assert repeat(lambda: took, float) == [took] * runs
 
 
 def test_bad_size() -> None:
