@@ -18,10 +18,13 @@ SPAN = ("", "cases", "least", "median", "most", "lost", "failed", "share of the 
 
 
 def section(runs: list[Results]) -> str:
-    """What stands between the two marks."""
+    """What stands between the two marks: the newest run, and where those on other machines are."""
     if not runs:
         return "No full run is committed yet."
-    return "\n\n".join(_device(run) for run in runs)
+    *others, newest = sorted(runs, key=lambda run: run.date)
+    elsewhere = [f"- {run.line} ({_files(run)})" for run in reversed(others)]
+    links = ["Other machines, and what HAMLET loses there:", "\n".join(elsewhere)] if others else []
+    return "\n\n".join([_device(newest), *links])
 
 
 def replaced(text: str, runs: list[Results]) -> str:
@@ -42,12 +45,11 @@ def check_reasons(runs: list[Results]) -> None:
 
 
 def _device(run: Results) -> str:
-    folder = f"bench/results/{run.name}"
     parts = [
-        f"On {run.line} ([every table and plot]({folder}/tables.md), [raw]({folder}/{RUN})): how many times less time "
-        "than the strongest peer of each case HAMLET takes, and which share of the machine's own limit it reaches.",
+        f"On {run.line} ({_files(run)}): how many times less time than the strongest peer of each case HAMLET takes, "
+        "and which share of the machine's own limit it reaches.",
         "\n".join(rows(SPAN, _spans(run.comparisons))),
-        f"![Every case of attention against its strongest peer]({folder}/{PICTURE}.png)",
+        f"![Every case of attention against its strongest peer]({_folder(run)}/{PICTURE}.png)",
     ]
     if alone := [comparison for comparison in run.comparisons if "backbone alone" in _yardsticks(comparison)]:
         headings = ("the whole model", "ms", "images/s", "backbone alone, ms", "MiB")
@@ -57,6 +59,14 @@ def _device(run: Results) -> str:
     noisy = f"; disturbed while they were timed: {len(run.noisy)}" if run.noisy else ""
     parts.append("\n".join([f"{count}{noisy}{':' if lost else '.'}", "", *losses(run)]).strip())
     return "\n\n".join(parts)
+
+
+def _folder(run: Results) -> str:
+    return f"bench/results/{run.name}"
+
+
+def _files(run: Results) -> str:
+    return f"[every table and plot]({_folder(run)}/tables.md), [raw]({_folder(run)}/{RUN})"
 
 
 def _spans(comparisons: list[Comparison]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -415,6 +416,17 @@ def test_the_readme_is_what_the_kept_runs_give():
     text = readme.README.read_text(encoding="utf-8")
     assert readme.replaced(text, results.kept()) == text
     readme.check_reasons(results.kept())
+
+
+def test_the_readme_shows_the_newest_run_and_links_the_others(saved):
+    old = dataclasses.replace(results.read(saved / "run.json"), date="2026-01-02")
+    new = dataclasses.replace(old, machine={**old.machine, "device": "another device"}, date="2026-01-03")
+    section = readme.section([new, old])
+    assert section == readme.section([old, new])
+    assert section.startswith(f"On {new.line}")
+    assert section.count("| attention") == readme.section([new]).count("| attention")
+    assert f"- {old.line}" in section
+    assert f"bench/results/{old.name}/tables.md" in section
 
 
 def test_the_readmes_section_needs_its_marks():
