@@ -57,10 +57,25 @@ struct RollingPixels {
     }
 };
 
+// What is asked for with every pixel: so many elements, of what is read and of what is written later.
+template <class S>
+struct Ahead {
+    const S* from;
+    S* to;
+    int64_t step;
+
+    HAMLET_INLINE void ask(int64_t count) {
+        ask_for(from, count);
+        ask_for<1>(to, count);
+        from += step;
+        to += step;
+    }
+};
+
 // One row of targets, zeros where they hold nothing: those a dilation apart together.
 template <class T, class S, int K, int VECTORS, bool WHOLE>
 void roll_row(const Taps& taps, const ChunkFilters<T>& filters, const Pixels<const S>& from, const Pixels<S>& to,
-              int64_t y, Mask<T> mask) {
+              int64_t y, Ahead<S> ahead, Mask<T> mask) {
     constexpr int R = K / 2;
     alignas(64) static constexpr S zeros[VECTORS * LANES<T>] = {};
     const Size valid = taps.key.valid;
@@ -73,8 +88,6 @@ void roll_row(const Taps& taps, const ChunkFilters<T>& filters, const Pixels<con
         begins[k] = holds ? from.at(row, 0) : zeros;
         steps[k] = holds ? from.pixel : 0;
     }
-    // A processor looks ahead within a page of memory, and the next row lies pages further.
-    const int64_t ahead = steps[K - 1] ? from.row : 0;
     RollingPixels<T, K, VECTORS> rolling(filters);
     for (int64_t first = 0; first < std::min(dilation, holding); ++first) {
         const int64_t count = ceiling(holding - first, dilation);
@@ -85,9 +98,7 @@ void roll_row(const Taps& taps, const ChunkFilters<T>& filters, const Pixels<con
         rolling.begin();
         for (int64_t i = 0; i < count + R; ++i) {
             if (i < count) {
-                ask_for(rows[K - 1] + ahead, VECTORS * LANES<T>);
-#pragma GCC unroll 4
-                for (int v = 0; v < VECTORS; ++v) __builtin_prefetch(target + to.row + v * LANES<T>, 1);
+                ahead.ask(VECTORS * LANES<T>);
                 rolling.template add<WHOLE>(rows, mask);
 #pragma GCC unroll 8
                 for (int k = 0; k < K; ++k) rows[k] += dilation * steps[k];
@@ -102,6 +113,17 @@ void roll_row(const Taps& taps, const ChunkFilters<T>& filters, const Pixels<con
     clear_pixels<T, S, VECTORS>(to, y, holding, taps.key.targets.width, mask);
 }
 
+// The rows that a chunk's row of targets asks for: the first that no tap has reached, and the next one of targets. Where all
+// channels are at hand each chunk asks for its share as it lies in memory: a processor follows that further than its own
+// channels, which are pixels apart.
+template <class S>
+Ahead<S> ahead_of(std::span<const Chunk> chunks, const Chunk& chunk, const Pixels<const S>& from, const Pixels<S>& to,
+                  int64_t y, int64_t reach, Size valid) {
+    const int64_t before = chunk.first - chunks.front().first, share = chunks.size() > 1 ? valid.width * before - before : 0;
+    return {from.at(std::min(y + reach + 1, valid.height - 1), 0) + share,
+            to.at(std::min(y + 1, valid.height - 1), 0) + share, chunks.size() > 1 ? chunk.channels : from.pixel};
+}
+
 // Rows [first, last) of the targets of some chunks of a sample: row by row, for the channels of a pixel lie together. In a
 // transposed convolution the bias plays no part: it is absent from `c`.
 template <class T, class S>
@@ -114,10 +136,12 @@ void correlate_rows(const Convolution& c, std::span<const Chunk> chunks, const V
     T* const room = buffer.room(int64_t(chunks.size()) * size);
     if (taps.size() < chunks.size()) taps.resize(chunks.size());
     std::vector<ChunkFilters<T>> filters;
+    int64_t reach = 0;
     for (size_t i = 0; i < chunks.size(); ++i) {
         const TapsKey key = taps_key(c, chunks[i], transposed);
         if (rolling) taps[i].key = key;
         else if (!taps[i].is_for(key)) taps[i].make(key);
+        reach = std::max(reach, key.dilation * (kernel / 2));
         filters.push_back(read_chunk<T>(c, chunks[i], rolling && transposed, room + int64_t(i) * size));
     }
     for (int64_t y = first; y < last; ++y)
@@ -125,8 +149,9 @@ void correlate_rows(const Convolution& c, std::span<const Chunk> chunks, const V
             with_vectors<T>(chunks[i].channels, [&]<int VECTORS, bool WHOLE>(Mask<T> mask) {
                 const Pixels<const S> source = pixels_of<const S>(from, chunks[i]);
                 const Pixels<S> target = pixels_of<S>(to, chunks[i]);
-                if (kernel == 3) roll_row<T, S, 3, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, mask);
-                else if (kernel == 5) roll_row<T, S, 5, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, mask);
+                const Ahead<S> ahead = ahead_of(chunks, chunks[i], source, target, y, reach, taps[i].key.valid);
+                if (kernel == 3) roll_row<T, S, 3, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, ahead, mask);
+                else if (kernel == 5) roll_row<T, S, 5, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, ahead, mask);
                 else correlate_row<T, S, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, mask);
             });
 }

@@ -59,11 +59,11 @@ HAMLET_INLINE void store(T* to, Vector<T> vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
-// So many elements will be read soon.
-template <class S>
+// So many elements will be read soon, or WRITTEN.
+template <int WRITTEN = 0, class S>
 HAMLET_INLINE void ask_for(const S* from, int64_t count) {
     constexpr int64_t LINE = 64 / sizeof(S);
-    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i);
+    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i, WRITTEN);
 }
 
 // Which lanes take part: a mask register, or where there is none a vector of ones and zeros.
