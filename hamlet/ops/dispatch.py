@@ -1,10 +1,10 @@
-"""Whether a call needs PyTorch's dispatcher, which costs several times what a small call's kernel does."""
+"""What of PyTorch a call needs: its dispatcher, which takes longer than a small call's kernel, or autograd alone."""
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,18 +21,14 @@ PLAIN = (
     *(DispatchKey.CPU, DispatchKey.CUDA, DispatchKey.AutogradCPU, DispatchKey.AutogradCUDA),
     *(DispatchKey.ADInplaceOrView, DispatchKey.BackendSelect),
 )
-"""The dispatch keys that lead to the kernel and to nothing else where no gradient is asked for."""
+"""The dispatch keys that lead to the kernel, by way of autograd, and to nothing else."""
 
 OBSERVED = ~functools.reduce(operator.or_, (DispatchKeySet(key).raw_repr() for key in PLAIN))
 """All others, as the bits of a DispatchKeySet."""
 
 
-def needed(arguments: Iterable[object]) -> bool:
-    """Whether anything but the kernel would see a call of a registered operator with these arguments.
-
-    That is: a gradient, reverse or forward; autocast; a mode, a transform or a trace; a subclass of Tensor, or a tensor
-    without data or that is negated when it is read; the profiler, which would miss the operator's name.
-    """
+def tensors_of(arguments: Iterable[object]) -> list[Tensor]:
+    """The tensors among a registered operator's arguments, those in its lists included."""
     tensors: list[Tensor] = []
     for argument in arguments:
         if argument is None or isinstance(argument, float):
@@ -41,11 +37,22 @@ def needed(arguments: Iterable[object]) -> bool:
             tensors.append(argument)
         elif isinstance(argument, (list, tuple)):
             tensors += [item for item in argument if isinstance(item, Tensor)]
+    return tensors
+
+
+def differentiated(tensors: Iterable[Tensor]) -> bool:
+    """Whether a call with these tensors is recorded for a gradient (reverse; a forward one needs the dispatcher)."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def needed(tensors: Sequence[Tensor]) -> bool:
+    """Whether anything but autograd and the kernel would see a call of a registered operator with these tensors.
+
+    That is: a forward gradient; autocast; a mode, a transform or a trace; a subclass of Tensor, or a tensor without
+    data or that is negated when it is read; the profiler, which would miss the operator's name.
+    """
     keys = _dispatch_tls_local_include_set().raw_repr()
-    differentiated = torch.is_grad_enabled()
     for tensor in tensors:
-        if differentiated and tensor.requires_grad:
-            return True
         keys |= _dispatch_keys(tensor).raw_repr()
     return (
         keys & ~_dispatch_tls_local_exclude_set().raw_repr() & OBSERVED != 0

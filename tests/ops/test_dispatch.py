@@ -39,23 +39,29 @@ def attend(query):
 
 
 @pytest.mark.parametrize("context", [contextlib.nullcontext, torch.no_grad, torch.inference_mode])
-def test_not_needed_where_nothing_looks_on(context):
+def test_not_needed_where_nothing_but_autograd_looks_on(context):
     with context():
-        assert not dispatch.needed([tensor(), None, [tensor()], 1.0, [2, 3], "native"])
+        assert not dispatch.needed([tensor(), tensor().requires_grad_()])
+
+
+def test_differentiated_where_a_gradient_is_asked_for():
+    wanting = tensor().requires_grad_()
+    assert dispatch.differentiated([tensor(), wanting])
+    assert not dispatch.differentiated([tensor()])
     with torch.no_grad():
-        assert not dispatch.needed([tensor().requires_grad_()])
+        assert not dispatch.differentiated([wanting])
+
+
+def test_the_tensors_of_arguments_are_found_in_lists_too():
+    first, second, third = (tensor() for _ in range(3))
+    found = dispatch.tensors_of([first, None, [second, third], 1.0, [2, 3], "native", True])
+    assert [id(x) for x in found] == [id(x) for x in (first, second, third)]
 
 
 @pytest.mark.parametrize(
     "argument",
-    [
-        tensor().requires_grad_(),
-        [tensor(), tensor().requires_grad_()],
-        torch._neg_view(tensor()),
-        tensor().as_subclass(Subclass),
-        tensor().to("meta"),
-    ],
-    ids=["gradient", "gradient in a list", "negated", "subclass", "meta"],
+    [torch._neg_view(tensor()), tensor().as_subclass(Subclass), tensor().to("meta")],
+    ids=["negated", "subclass", "meta"],
 )
 def test_needed_for_a_tensor_that_is_more_than_its_data(argument):
     assert dispatch.needed([tensor(), argument])
@@ -113,3 +119,62 @@ def test_both_ways_give_the_same_bits():
     straight = attend(query)
     assert not straight.requires_grad
     assert torch.equal(straight, attend(query.clone().requires_grad_()))
+
+
+def convolve(x, weight, bias):
+    return dynamic_conv2d(x, weight, bias, dilation=[1, 2], groups=2)
+
+
+def attend_with_all(query, key, radius, gate):
+    return cross_scale_attention(query, key, key, radius=radius, max_radius=1.5, gate=gate, return_lse=True)
+
+
+def attend_in_a_pyramid(fine, coarse, radius):
+    grids = [fine, coarse]
+    return pyramid_attention(grids, grids, grids, radius=[[radius, 1.0], [0.5, 2.0]], max_radius=[[2.0] * 2] * 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (convolve, [(2, 4, 5, 5), (2, 4, 2, 3, 3), (4,)]),
+        (attend_with_all, [(1, 4, 4, 2, 8), (1, 2, 2, 2, 8), (1, 4, 4, 2), (1, 4, 4, 1)]),
+        (attend_in_a_pyramid, [(1, 4, 4, 2, 8), (1, 2, 2, 2, 8), (1, 4, 4, 2)]),
+    ],
+)
+@pytest.mark.parametrize("wanting", [slice(None), slice(1), slice(1, None)], ids=["all", "first", "rest"])
+def test_both_ways_give_the_same_gradients_of_both_orders(function, shapes, wanting):
+    tensors = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
+    for tensor in tensors[wanting]:
+        tensor.requires_grad_()
+
+    def gradients():
+        leaves = tensors[wanting]
+        # Of two results the first alone is used, so that the other's gradient does not exist.
+        results = function(*tensors)
+        first = results if isinstance(results, torch.Tensor) else results[0]
+        found = torch.autograd.grad(first.square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(x.square().sum() for x in found), leaves)
+        return *found, *second
+
+    straight = gradients()
+    with Seen() as mode:
+        dispatched = gradients()
+    assert any("backward" in name for name in mode.names)
+    for own, other in zip(straight, dispatched, strict=True):
+        assert torch.equal(own, other)
+
+
+def test_a_gradient_honours_what_saved_tensors_are_packed_to():
+    query = tensor().requires_grad_()
+    packed = []
+
+    def pack(saved):
+        packed.append(saved)
+        return saved * 2
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved / 2):
+        out = attend(query)
+    assert packed
+    (expected,) = torch.autograd.grad(attend(query).sum(), query)
+    assert torch.equal(torch.autograd.grad(out.sum(), query)[0], expected)

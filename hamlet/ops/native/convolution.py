@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,8 +71,14 @@ def backward(
 def _table(input: Tensor, tensor: Tensor | None, dilation: Sequence[int], max_dilation: int) -> Tensor:
     """The dilation of every sample and block, int64 (B, T)."""
     if tensor is None:
-        return torch.tensor(dilation, dtype=torch.int64).expand(input.shape[0], -1)
+        return _steps(tuple(dilation)).expand(input.shape[0], -1)
     return tensor.to(torch.int64).clamp(1, max_dilation)
+
+
+@functools.lru_cache(maxsize=64)
+def _steps(dilation: tuple[int, ...]) -> Tensor:
+    """Made once, as it costs an eighth of a small call."""
+    return torch.tensor(dilation, dtype=torch.int64)
 
 
 def why_not(input: Tensor, *rest: Any) -> list[str]:
