@@ -113,9 +113,9 @@ void roll_row(const Taps& taps, const ChunkFilters<T>& filters, const Pixels<con
     clear_pixels<T, S, VECTORS>(to, y, holding, taps.key.targets.width, mask);
 }
 
-// The rows that a chunk's row of targets asks for: the first that no tap has reached, and the next one of targets. Where all
-// channels are at hand each chunk asks for its share as it lies in memory: a processor follows that further than its own
-// channels, which are pixels apart.
+// The rows that a chunk's row of targets asks for: the first that no tap has reached, or at the bottom the last one, and the
+// next one of targets. Where all channels are at hand, which is where there are several chunks, each asks for its share of
+// them as it lies in memory: a processor follows that further than a chunk's own channels, which are pixels apart.
 template <class S>
 Ahead<S> ahead_of(std::span<const Chunk> chunks, const Chunk& chunk, const Pixels<const S>& from, const Pixels<S>& to,
                   int64_t y, int64_t reach, Size valid) {
@@ -149,10 +149,11 @@ void correlate_rows(const Convolution& c, std::span<const Chunk> chunks, const V
             with_vectors<T>(chunks[i].channels, [&]<int VECTORS, bool WHOLE>(Mask<T> mask) {
                 const Pixels<const S> source = pixels_of<const S>(from, chunks[i]);
                 const Pixels<S> target = pixels_of<S>(to, chunks[i]);
+                if (!rolling)
+                    return correlate_row<T, S, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, mask);
                 const Ahead<S> ahead = ahead_of(chunks, chunks[i], source, target, y, reach, taps[i].key.valid);
                 if (kernel == 3) roll_row<T, S, 3, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, ahead, mask);
-                else if (kernel == 5) roll_row<T, S, 5, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, ahead, mask);
-                else correlate_row<T, S, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, mask);
+                else roll_row<T, S, 5, VECTORS, WHOLE>(taps[i], filters[i], source, target, y, ahead, mask);
             });
 }
 
