@@ -26,6 +26,8 @@ PLAIN = (
 OBSERVED = ~functools.reduce(operator.or_, (DispatchKeySet(key).raw_repr() for key in PLAIN))
 """All others, as the bits of a DispatchKeySet."""
 
+AUTOGRAD = DispatchKeySet(DispatchKey.AutogradFunctionality).raw_repr()
+
 
 def tensors_of(arguments: Iterable[object]) -> list[Tensor]:
     """The tensors among a registered operator's arguments, those in its lists included."""
@@ -41,8 +43,15 @@ def tensors_of(arguments: Iterable[object]) -> list[Tensor]:
 
 
 def differentiated(tensors: Iterable[Tensor]) -> bool:
-    """Whether a call with these tensors is recorded for a gradient (reverse; a forward one needs the dispatcher)."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    """Whether a call with these tensors is recorded for a gradient (reverse; a forward one needs the dispatcher).
+
+    It is not below autograd, as in the body of a ``torch.library.custom_op``, whatever the gradient mode.
+    """
+    return (
+        torch.is_grad_enabled()
+        and any(tensor.requires_grad for tensor in tensors)
+        and _dispatch_tls_local_exclude_set().raw_repr() & AUTOGRAD == 0
+    )
 
 
 def needed(tensors: Sequence[Tensor]) -> bool:

@@ -50,6 +50,18 @@ def test_differentiated_where_a_gradient_is_asked_for():
     assert not dispatch.differentiated([tensor()])
     with torch.no_grad():
         assert not dispatch.differentiated([wanting])
+    with torch._C._AutoDispatchBelowAutograd():
+        assert not dispatch.differentiated([wanting])
+
+
+def test_the_body_of_an_operator_records_no_gradient_of_what_it_captures():
+    weight = torch.rand(1, 2, 1, 3, 3, requires_grad=True)
+
+    @torch.library.custom_op("hamlet_tests::convolved", mutates_args=())
+    def convolved(x: torch.Tensor) -> torch.Tensor:
+        return dynamic_conv2d(x, weight, groups=2)
+
+    assert not convolved(torch.rand(1, 2, 4, 4)).requires_grad
 
 
 def test_the_tensors_of_arguments_are_found_in_lists_too():
@@ -165,16 +177,30 @@ def test_both_ways_give_the_same_gradients_of_both_orders(function, shapes, want
         assert torch.equal(own, other)
 
 
-def test_a_gradient_honours_what_saved_tensors_are_packed_to():
+def test_the_gradient_is_made_of_what_saved_tensors_are_unpacked_to():
+    x, weight = torch.rand(1, 2, 5, 5, requires_grad=True), torch.rand(1, 2, 1, 3, 3)
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved * 2):
+        out = dynamic_conv2d(x, weight, groups=2)
+        (doubled,) = torch.autograd.grad(out.sum(), x)
+    (expected,) = torch.autograd.grad(dynamic_conv2d(x, weight, groups=2).sum(), x)
+    assert torch.equal(doubled, 2 * expected)
+
+
+def test_the_graph_names_the_operator_and_has_nothing_of_the_dispatcher():
+    x, query = torch.rand(1, 2, 5, 5, requires_grad=True), tensor().requires_grad_()
+    pyramid = attend_in_a_pyramid(query, tensor(), 1.0)[0]
+    found = [out.grad_fn.name() for out in (convolve(x, torch.rand(1, 2, 1, 3, 3), None), attend(query), pyramid)]
+    assert found == ["dynamic_conv2dBackward", "cross_scale_attentionBackward", "pyramid_attentionBackward"]
+
+
+@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_result_can_be_changed_in_place(backend, kernel):
+    x, weight = torch.randn(1, 2, 5, 5, requires_grad=True), torch.randn(1, 2, 1, kernel, kernel)
+    dynamic_conv2d(x, weight, groups=2, backend=backend).relu_().sum().backward()
+    (expected,) = torch.autograd.grad(dynamic_conv2d(x, weight, groups=2).relu().sum(), x)
+    torch.testing.assert_close(x.grad, expected)
     query = tensor().requires_grad_()
-    packed = []
-
-    def pack(saved):
-        packed.append(saved)
-        return saved * 2
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved / 2):
-        out = attend(query)
-    assert packed
-    (expected,) = torch.autograd.grad(attend(query).sum(), query)
-    assert torch.equal(torch.autograd.grad(out.sum(), query)[0], expected)
+    out = cross_scale_attention(query, query, query, radius=1.0, max_radius=1.0, backend=backend)
+    out.relu_().sum().backward()
+    assert query.grad is not None

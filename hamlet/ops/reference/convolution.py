@@ -46,7 +46,8 @@ def forward(
     if residual:
         out = out + input.to(dtype)
     out = _masked(out, extent, stride)
-    return out.to(input.dtype).contiguous(memory_format=memory_format(input))
+    # A copy, for nobody may change a view that came out of an autograd function in place.
+    return out.to(input.dtype, copy=True, memory_format=memory_format(input))
 
 
 def backward(
