@@ -55,7 +55,7 @@ HAMLET_INLINE void correlate_spots(const Stencil<T>& stencil, const GroupFilters
         for (const auto* tap = begin; tap != end; ++tap, masks += stencil.spots, panel += SPOTS * LANES<T>) {
             const T* weight = weights + tap->index * filters.to;
             // One pointer: the compiler would compute an index for each of the weights.
-            asm("" : "+r"(weight));
+            if constexpr (OUTPUTS > 1) asm("" : "+r"(weight));
             Vector<T> pixels[SPOTS];
 #pragma GCC unroll 8
             for (int i = 0; i < SPOTS; ++i)
