@@ -119,7 +119,8 @@ void roll_row(const Taps& taps, const ChunkFilters<T>& filters, const Pixels<con
 template <class S>
 Ahead<S> ahead_of(std::span<const Chunk> chunks, const Chunk& chunk, const Pixels<const S>& from, const Pixels<S>& to,
                   int64_t y, int64_t reach, Size valid) {
-    const int64_t before = chunk.first - chunks.front().first, share = chunks.size() > 1 ? valid.width * before - before : 0;
+    // From the chunk's own channels of the first pixel to its share, which begins after those of the chunks before it.
+    const int64_t share = (valid.width - 1) * (chunk.first - chunks.front().first);
     return {from.at(std::min(y + reach + 1, valid.height - 1), 0) + share,
             to.at(std::min(y + 1, valid.height - 1), 0) + share, chunks.size() > 1 ? chunk.channels : from.pixel};
 }
