@@ -1,36 +1,55 @@
 // Tensors as Python hands them over.
 #pragma once
 
+#include <algorithm>
+#include <string>
+
+#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "dlpack.h"
 #include "view.h"
 
 namespace hamlet {
 
 namespace py = pybind11;
 
-inline PyObject* item_of(PyObject* tuple, Py_ssize_t index) {
-    if (PyObject* item = PyTuple_GetItem(tuple, index)) return item;
-    throw py::error_already_set();
+inline const dlpack::Exchange* find_exchange() {
+    const auto tensor = py::module_::import("torch").attr("Tensor");
+    const auto capsule = tensor.attr("__dlpack_c_exchange_api__").cast<py::capsule>();
+    const auto* found = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::CAPSULE));
+    if (!found) throw py::error_already_set();
+    while (found && found->major != dlpack::MAJOR) found = found->older;
+    if (!found || !found->tensor_of) throw std::runtime_error("this torch lends no tensors by DLPack, version 1");
+    return found;
 }
 
-inline void read_integers(PyObject* tuple, int64_t* into) {
-    const Py_ssize_t count = PyTuple_Size(tuple);
-    if (count > MAX_DIMENSIONS) throw std::invalid_argument("a view has at most 5 dimensions");
-    for (Py_ssize_t i = 0; i < count; ++i) into[i] = PyLong_AsLongLong(item_of(tuple, i));
+inline DType dtype_of(const dlpack::Tensor& tensor) {
+    if (tensor.lanes == 1) {
+        if (tensor.code == dlpack::FLOAT && tensor.bits == 32) return DType::float32;
+        if (tensor.code == dlpack::FLOAT && tensor.bits == 64) return DType::float64;
+        if (tensor.code == dlpack::BFLOAT && tensor.bits == 16) return DType::bfloat16;
+        if (tensor.code == dlpack::FLOAT && tensor.bits == 16) return DType::float16;
+    }
+    throw std::invalid_argument("no kernel takes tensors of DLPack's dtype " + std::to_string(tensor.code) + " with " +
+                                std::to_string(tensor.bits) + " bits");
 }
 
-// (address, sizes, strides in elements, dtype code), or None for a tensor that is absent. Read with CPython's own
-// functions: pybind11's casts take longer than a small call's kernel.
+// A tensor of torch, or None for one that is absent. By DLPack, since reading a tensor's attributes in Python takes
+// longer than a small call's kernel, and torch's own headers would tie the module to one version.
 inline View view_of(py::handle given) {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<const dlpack::Exchange*> exchange;
     View view;
     if (given.is_none()) return view;
-    view.data = static_cast<char*>(PyLong_AsVoidPtr(item_of(given.ptr(), 0)));
-    read_integers(item_of(given.ptr(), 1), view.size);
-    read_integers(item_of(given.ptr(), 2), view.stride);
-    view.dtype = DType(PyLong_AsLong(item_of(given.ptr(), 3)));
-    if (PyErr_Occurred()) throw py::error_already_set();
+    dlpack::Tensor tensor;
+    if (exchange.call_once_and_store_result(find_exchange).get_stored()->tensor_of(given.ptr(), &tensor) != 0)
+        throw py::error_already_set();
+    if (tensor.dimensions > MAX_DIMENSIONS) throw std::invalid_argument("a view has at most 5 dimensions");
+    view.data = tensor.data + tensor.byte_offset;
+    if (tensor.code != dlpack::INTEGER || tensor.bits != 64) view.dtype = dtype_of(tensor);
+    std::copy_n(tensor.size, tensor.dimensions, view.size);
+    std::copy_n(tensor.stride, tensor.dimensions, view.stride);
     return view;
 }
 

@@ -75,6 +75,6 @@ def test_a_cuda_graph_reads_the_dilation_when_it_is_replayed(gpu, per_group):
 
 
 def test_a_launch_that_fails_is_an_error(gpu):
-    view = (0, (1, 1, 1, 1), (1, 1, 1, 1), 0)
+    pixel = torch.ones(1, 1, 1, 1, device=gpu)
     with pytest.raises(RuntimeError, match="cudaSetDevice: cudaErrorInvalidDevice"):
-        library.kernels.depthwise_forward(view, view, *[None] * 9, [1], 1, 1, False, False, False, 99, 0)
+        library.kernels.depthwise_forward(pixel, pixel, *[None] * 9, [1], 1, 1, False, False, False, 99, 0)

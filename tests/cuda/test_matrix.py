@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hamlet.ops.native.library import CODES, view
 from tests.cuda import build
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3}
+"""As csrc/view.h numbers them."""
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def units():
 
 
 def registers(values):
-    """(32 lanes, elements) as registers of four bytes, viewed as float32, which the binding has a code for."""
+    """(32 lanes, elements) as registers of four bytes, viewed as float32, which the kernels take."""
     return values.contiguous().view(torch.float32)
 
 
@@ -52,7 +54,7 @@ def test_products_of_fragments_are_matrix_products(units, dtype):
     depth = 8 if dtype == torch.float32 else 16
     left, right, sums = torch.randn(16, depth).to(dtype), torch.randn(depth, 8).to(dtype), torch.randn(16, 8)
     *operands, totals = fragments(left, right, sums)
-    units.product(*map(view, (*map(registers, operands), totals)), CODES[dtype], False)
+    units.product(*map(registers, operands), totals, DTYPES[dtype], False)
     wanted = sums.double() + left.double() @ right.double()
     (wanted,) = fragments(left, right, wanted)[2:]
     torch.testing.assert_close(totals.double(), wanted, rtol=1e-6, atol=1e-6)
@@ -61,14 +63,14 @@ def test_products_of_fragments_are_matrix_products(units, dtype):
 def test_a_lane_that_does_not_arrive_is_caught(units):
     *operands, totals = fragments(torch.ones(16, 8), torch.ones(8, 8), torch.ones(16, 8))
     with pytest.raises(RuntimeError, match="diverges at a barrier"):
-        units.product(*map(view, (*map(registers, operands), totals)), CODES[torch.float32], True)
+        units.product(*map(registers, operands), totals, DTYPES[torch.float32], True)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_matrices_are_loaded_by_rows_or_by_columns(units, transposed):
     rows = torch.arange(32 * 8, dtype=torch.float16).reshape(32, 8)
     found = torch.empty(32, 8, dtype=torch.float16)
-    units.load_matrices(view(rows), view(registers(found)), transposed)
+    units.load_matrices(rows, registers(found), transposed)
     for lane in range(32):
         for number, matrix in enumerate(rows.reshape(4, 8, 8)):
             row = (matrix.T if transposed else matrix)[lane // 4]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hamlet.ops.cuda import library
-from hamlet.ops.native.library import channels_together, extents, view
+from hamlet.ops.native.library import channels_together, extents
 
 CHANNELS = (16, 32, 64, 128)
 """Of a head, for which there are kernels."""
@@ -101,7 +101,7 @@ def _run(kernel: Any, tensors: dict[str, Tensor | None], max_radius: float, soft
     assert query is not None
     numbers = (min(max_radius, LARGEST_REACH), max(softness, SHARPEST), scale)
     tf32 = torch.backends.cuda.matmul.allow_tf32
-    kernel({name: view(tensor) for name, tensor in tensors.items()}, *numbers, tf32, *library.where(query))
+    kernel(tensors, *numbers, tf32, *library.where(query))
 
 
 def _like(tensor: Tensor | None, gradient: Tensor | None) -> Tensor | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hamlet.ops.cuda import library
-from hamlet.ops.native.library import extents, view
+from hamlet.ops.native.library import extents
 from hamlet.ops.reference.convolution import memory_format
 
 STEPS = 32
@@ -42,7 +42,7 @@ def forward(
         return output
     steps, extent = _on_device(dilation_tensor), extents(extent)
     tensors = (input, weight, bias, output, None, None, None, None, None, steps, extent)
-    arguments = *map(view, tensors), *_numbers(input, dilation, max_dilation, stride, residual)
+    arguments = *tensors, *_numbers(input, dilation, max_dilation, stride, residual)
     if _is_depthwise(input, weight):
         library.kernels.depthwise_forward(*arguments, *library.where(input))
     else:
@@ -82,7 +82,7 @@ def backward(
     planes = weight.shape[0] * weight.shape[1]
     parts = torch.empty(segments, planes + weight.numel(), dtype=torch.float32, device=input.device)
     tensors = (input, weight, None, None, grad, d_input, d_weight, d_bias, parts, steps, extent)
-    arguments = *map(view, tensors), *_numbers(input, dilation, max_dilation, stride, residual)
+    arguments = *tensors, *_numbers(input, dilation, max_dilation, stride, residual)
     if _is_depthwise(input, weight):
         library.kernels.depthwise_backward(*arguments, *library.where(input))
     else:
@@ -111,11 +111,11 @@ def _numbers(
 
 def _segments(input: Tensor, weight: Tensor, blocks: int, stride: int) -> int:
     """How many parts of the filters' gradient a backward leaves; 0 where tiles do not fit in shared memory."""
-    views = [view(input), view(weight), *(None,) * 9]
+    tensors = [input, weight, *(None,) * 9]
     numbers = _numbers(input, [1] * blocks, 1, stride, False)
     depthwise = _is_depthwise(input, weight)
     segments = library.kernels.depthwise_segments if depthwise else library.kernels.grouped_segments
-    return int(segments(*views, *numbers, *library.where(input)))
+    return int(segments(*tensors, *numbers, *library.where(input)))
 
 
 def why_not(

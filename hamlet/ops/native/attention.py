@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hamlet.ops.native.library import channels_together, extents, module, reasons, view
+from hamlet.ops.native.library import channels_together, extents, module, reasons
 from hamlet.ops.reference.attention import accumulation_dtype
 
 
@@ -30,9 +30,9 @@ def forward(
     out = torch.empty(batch, height, width, heads, value.shape[4], dtype=query.dtype)
     lse = torch.empty(batch, height, width, heads, dtype=accumulation_dtype(query.dtype))
     module.attention_forward(
-        [(view(query), view(out), None, view(query_extent))],
-        [(view(key), view(value), None, None, view(key_extent))],
-        [(0, 0, max_radius, view(radius), view(gate), view(lse), None, None, None)],
+        [(query, out, None, query_extent)],
+        [(key, value, None, None, key_extent)],
+        [(0, 0, max_radius, radius, gate, lse, None, None, None)],
         softness,
         scale,
         torch.get_num_threads(),
@@ -62,9 +62,9 @@ def backward(
     d_key, d_value = (x.new_empty(x.shape) for x in (key, value))
     d_radius, d_gate = (None if x is None else x.new_zeros(x.shape) for x in (radius, gate))
     module.attention_backward(
-        [(view(query), view(grad_out), view(d_query), view(query_extent))],
-        [(view(key), view(value), view(d_key), view(d_value), view(key_extent))],
-        [(0, 0, max_radius, *map(view, (radius, gate, lse, grad_lse, d_radius, d_gate)))],
+        [(query, grad_out, d_query, query_extent)],
+        [(key, value, d_key, d_value, key_extent)],
+        [(0, 0, max_radius, radius, gate, lse, grad_lse, d_radius, d_gate)],
         softness,
         scale,
         torch.get_num_threads(),

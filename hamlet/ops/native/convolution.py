@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hamlet.ops.native.library import extents, module, reasons, view
+from hamlet.ops.native.library import extents, module, reasons
 from hamlet.ops.reference.convolution import memory_format
 
 
@@ -32,7 +32,7 @@ def forward(
     height, width = ((size + stride - 1) // stride for size in input.shape[2:])
     output = torch.empty(input.shape[0], weight.shape[1], height, width, dtype=input.dtype, memory_format=layout)
     module.convolution_forward(
-        *map(view, (input, weight, bias, output, None, None, None, None, dilations, extent)),
+        *(input, weight, bias, output, None, None, None, None, dilations, extent),
         *(stride, groups, residual, layout == torch.channels_last, torch.get_num_threads()),
     )
     return output
@@ -62,7 +62,7 @@ def backward(
     d_input, d_weight = torch.empty_like(input, memory_format=layout), torch.empty_like(weight)
     d_bias = None if bias is None else bias.new_empty(bias.shape)
     module.convolution_backward(
-        *map(view, (input, weight, None, None, grad, d_input, d_weight, d_bias, dilations, extent)),
+        *(input, weight, None, None, grad, d_input, d_weight, d_bias, dilations, extent),
         *(stride, groups, residual, layout == torch.channels_last, torch.get_num_threads()),
     )
     return d_input, d_weight, d_bias

@@ -1,4 +1,4 @@
-"""The compiled module ``hamlet._native``: loading it, the instruction set, and tensors as it takes them."""
+"""The compiled module ``hamlet._native``: loading it, the instruction set, and tensors arranged as it takes them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3, torch.int64: -1}
-"""The numbers that csrc/view.h gives the dtypes; extents are always int64 and need none."""
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 WHY_NOT_BUILT = Path(__file__).parents[2] / "_native.txt"
 """Where the build leaves its reason when it could not make the module."""
-
-View = tuple[int, tuple[int, ...], tuple[int, ...], int]
 
 
 def _load() -> tuple[Any, str | None]:
@@ -44,16 +41,9 @@ def reasons(tensor: Tensor) -> list[str]:
     found = [] if why_missing is None else [why_missing]
     if not tensor.is_cpu:
         found.append(f"it runs on the CPU, the tensors are on {tensor.device.type}")
-    if tensor.dtype not in CODES:
+    if tensor.dtype not in DTYPES:
         found.append(f"it takes no {tensor.dtype}")
     return found
-
-
-def view(tensor: Tensor | None) -> View | None:
-    """A tensor as the kernels take it."""
-    if tensor is None:
-        return None
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), CODES[tensor.dtype]
 
 
 def channels_together(tensor: Tensor) -> Tensor:

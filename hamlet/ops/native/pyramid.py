@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hamlet.ops.native.library import View, channels_together, extents, module, reasons, view
+from hamlet.ops.native.library import channels_together, extents, module, reasons
 from hamlet.ops.reference.attention import accumulation_dtype
 from hamlet.ops.reference.pyramid import pairs
 
@@ -35,10 +35,10 @@ def forward(
     dtype = accumulation_dtype(queries[0].dtype)
     lses = [queries[pair.i].new_empty(queries[pair.i].shape[:4], dtype=dtype) for pair in layer]
     module.attention_forward(
-        _views(queries, outs, [None] * len(queries), limits),
-        _views(keys, values, [None] * len(queries), [None] * len(queries), limits),
+        _levels(queries, outs, [None] * len(queries), limits),
+        _levels(keys, values, [None] * len(queries), [None] * len(queries), limits),
         [
-            (pair.i, pair.j, pair.max_radius, *map(view, (pair.radius, pair.gate, lse)), None, None, None)
+            (pair.i, pair.j, pair.max_radius, pair.radius, pair.gate, lse, None, None, None)
             for pair, lse in zip(layer, lses, strict=True)
         ],
         softness,
@@ -77,14 +77,13 @@ def backward(
     of_radius, of_gate = iter(d_radius), iter(d_gate)
     layer = pairs(len(queries), indices, radius, has_radius, gate, has_gate, max_radius)
     module.attention_backward(
-        _views(queries, grad_outs, d_queries, limits),
-        _views(keys, values, d_keys, d_values, limits),
+        _levels(queries, grad_outs, d_queries, limits),
+        _levels(keys, values, d_keys, d_values, limits),
         [
             (
-                *(pair.i, pair.j, pair.max_radius),
-                *map(view, (pair.radius, pair.gate, lse, None)),
-                view(None if pair.radius is None else next(of_radius)),
-                view(None if pair.gate is None else next(of_gate)),
+                *(pair.i, pair.j, pair.max_radius, pair.radius, pair.gate, lse, None),
+                None if pair.radius is None else next(of_radius),
+                None if pair.gate is None else next(of_gate),
             )
             for pair, lse in zip(layer, lses, strict=True)
         ],
@@ -95,9 +94,9 @@ def backward(
     return [d_query.to(dtype) for d_query in d_queries], d_keys, d_values, d_radius, d_gate
 
 
-def _views(*columns: Sequence[Tensor | None]) -> list[tuple[View | None, ...]]:
-    """One tuple a level, of the level's tensors as the kernels take them."""
-    return [tuple(map(view, level)) for level in zip(*columns, strict=True)]
+def _levels(*columns: Sequence[Tensor | None]) -> list[tuple[Tensor | None, ...]]:
+    """One tuple a level, of the level's tensors."""
+    return list(zip(*columns, strict=True))
 
 
 def why_not(queries: Sequence[Tensor], *rest: Any) -> list[str]:

@@ -1,0 +1,37 @@
+// How a library lends its tensors without Python and without a copy: of DLPack's C interface, version 1, what is used
+// here. https://dmlc.github.io/dlpack/latest/c_api.html; the names in the comments are the standard's.
+#pragma once
+
+#include <cstdint>
+
+namespace hamlet::dlpack {
+
+// DLDataTypeCode
+enum : uint8_t { INTEGER = 0, FLOAT = 2, BFLOAT = 4 };
+
+// DLTensor, with DLDevice and DLDataType in their places
+struct Tensor {
+    char* data;
+    int32_t device_type, device;
+    int32_t dimensions;
+    uint8_t code, bits;
+    uint16_t lanes;
+    const int64_t* size;
+    const int64_t* stride;  // in elements
+    uint64_t byte_offset;
+};
+
+// DLPackExchangeAPI, which a tensor's Python type has as the capsule `__dlpack_c_exchange_api__`
+struct Exchange {
+    uint32_t major, minor;
+    const Exchange* older;  // one of an earlier major version, or null
+    void (*managed[3])();
+    // The tensor's memory stays the object's. Not 0: failed, with a Python exception.
+    int (*tensor_of)(void* object, Tensor* tensor);
+    void (*work_stream)();
+};
+
+constexpr uint32_t MAJOR = 1;
+constexpr char CAPSULE[] = "dlpack_exchange_api";
+
+}  // namespace hamlet::dlpack
