@@ -24,32 +24,47 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 def split(value: Any) -> tuple[Any, list[Tensor]]:
     """The layout of ``value``, and its tensors in order."""
+    if isinstance(value, Tensor):
+        return _TENSOR, [value]
     tensors: list[Tensor] = []
+    return _taken(value, tensors), tensors
 
-    def take(tensor: Tensor) -> object:
-        tensors.append(tensor)
-        return _TENSOR
 
-    return map_tensors(take, value), tensors
+def _taken(values: Any, tensors: list[Tensor]) -> Any:
+    """The layout of a tuple or list, whose tensors go to the end of ``tensors``."""
+    layout: list[Any] = []
+    for item in values:
+        if isinstance(item, Tensor):
+            layout.append(_TENSOR)
+            tensors.append(item)
+        else:
+            layout.append(_taken(item, tensors) if isinstance(item, (list, tuple)) else item)
+    return tuple(layout) if isinstance(values, tuple) else layout
 
 
 def join(layout: Any, tensors: Iterable[Any]) -> Any:
     """The inverse of :func:`split`, with any values in the places of the tensors."""
-    return _joined(layout, iter(tensors))
+    given = iter(tensors)
+    return next(given) if layout is _TENSOR else _joined(layout, given)
 
 
 def _joined(layout: Any, tensors: Iterator[Any]) -> Any:
-    if layout is _TENSOR:
-        return next(tensors)
-    if isinstance(layout, tuple):
-        return tuple([_joined(item, tensors) for item in layout])
-    return [_joined(item, tensors) for item in layout] if isinstance(layout, list) else layout
+    values = [
+        next(tensors) if item is _TENSOR else _joined(item, tensors) if isinstance(item, (list, tuple)) else item
+        for item in layout
+    ]
+    return tuple(values) if isinstance(layout, tuple) else values
 
 
 def flatten(value: Any, like: Any) -> list[Any]:
     """The items of ``value`` that stand where ``like``, a layout, has tensors."""
     if like is _TENSOR:
         return [value]
-    if isinstance(like, list | tuple) and value is not None:
-        return [found for item, place in zip(value, like, strict=True) for found in flatten(item, place)]
-    return []
+    found: list[Any] = []
+    if isinstance(like, (list, tuple)) and value is not None:
+        for item, place in zip(value, like, strict=True):
+            if place is _TENSOR:
+                found.append(item)
+            elif isinstance(place, (list, tuple)):
+                found += flatten(item, place)
+    return found

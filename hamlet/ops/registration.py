@@ -167,7 +167,7 @@ def _absent(arguments: Sequence[Any]) -> Tensor:
 
 def _no_gradient(argument: Any) -> Any:
     """What autograd wants for an argument without gradient: None, or a list of None for a list of tensors."""
-    tensors = isinstance(argument, list | tuple) and all(isinstance(item, Tensor) for item in argument)
+    tensors = isinstance(argument, (list, tuple)) and all(isinstance(item, Tensor) for item in argument)
     return [None] * len(argument) if tensors else None
 
 
