@@ -76,7 +76,7 @@ class Packed {
                 for (int64_t x = 0; x < ring.width; ++x, from += view.stride[2], to += pitch_)
                     for (int64_t head = 0; head < heads_.count; ++head) {
                         const Stored* own = from + head * view.stride[3];
-                        ask_for(own + PIXELS_AHEAD * view.stride[2], view.size[4]);
+                        ask_for<CACHE_AHEAD<Stored>>(own + PIXELS_AHEAD * view.stride[2], view.size[4]);
                         nothing += read_padded(own, view.size[4], to + head * ring.capacity * ring.width * pitch_);
                     }
             }
@@ -100,7 +100,7 @@ inline void pack_tile(const Tile<T>& tile, const View& view, Plane plane, S* to)
         for (int lane = 0; lane < LANES<T>; ++lane) {
             const int64_t offset = plane.offset(view, tile.y + lane / tile.WIDTH, tile.x + lane % tile.WIDTH);
             const Stored* from = reinterpret_cast<const Stored*>(view.data) + offset;
-            ask_for(from + tile.WIDTH * view.stride[2], channels);
+            ask_for<CACHE_AHEAD<Stored>>(from + tile.WIDTH * view.stride[2], channels);
             if (tile.has(lane)) read_padded(from, channels, to + lane * pitch);
             else std::fill_n(to + lane * pitch, pitch, S{});
         }

@@ -219,8 +219,8 @@ HAMLET_INLINE void weigh_pixels(const S* from, int64_t step, int64_t to_next_tap
                                 int64_t grad_step, int64_t grad_ahead, int64_t count, T* totals, Mask<T> mask) {
     Vector<T> sums[TAPS][VECTORS] = {};
     for (int64_t i = 0; i < count; ++i, from += step, grad += grad_step) {
-        ask_for(from + (TAPS - 1) * to_next_tap + ahead, VECTORS * LANES<T>);
-        ask_for(grad + grad_ahead, VECTORS * LANES<T>);
+        ask_for<CACHE_AHEAD<S>>(from + (TAPS - 1) * to_next_tap + ahead, VECTORS * LANES<T>);
+        ask_for<CACHE_AHEAD<S>>(grad + grad_ahead, VECTORS * LANES<T>);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
             const Vector<T> factor = in_register(load_channels<T, WHOLE>(grad + v * LANES<T>, mask));

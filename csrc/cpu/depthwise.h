@@ -5,6 +5,27 @@
 
 namespace hamlet::HAMLET_ISA {
 
+// What the next plane will need at the same place is asked for. Two planes and their results fill the nearest cache where
+// they are large; small filters in wide vectors have no time to wait for it.
+template <class S, int K>
+class NextPlane {
+   public:
+    const bool large;
+
+    HAMLET_INLINE explicit NextPlane(int64_t ahead) : large(ahead * int64_t(sizeof(S)) > LARGE), ahead_(ahead) {}
+
+    template <int WRITTEN = 0>
+    HAMLET_INLINE void ask_for(const S* at) const {
+        if (K <= 3 && (large || HASTY)) __builtin_prefetch(at + ahead_, WRITTEN, SECOND_CACHE);
+        else __builtin_prefetch(at + ahead_, WRITTEN, NEAREST_CACHE);
+    }
+
+   private:
+    static constexpr bool HASTY = HAMLET_VECTOR_BYTES == 64 && CACHE_AHEAD<S> == SECOND_CACHE;
+    static constexpr int64_t LARGE = 4096;  // bytes
+    int64_t ahead_;
+};
+
 // A filter, one vector a tap: as many of them in registers as the sums leave.
 template <class T, int K, int COLUMNS>
 class Filters {
@@ -79,6 +100,7 @@ template <class T, class S, int K, int COLUMNS, bool WHOLE>
 HAMLET_INLINE void roll_down(const Columns<T>& walk, int64_t first, const S* from, S* to, int64_t ahead,
                              const Vector<T>* all, Vector<T> start) {
     constexpr int R = K / 2;
+    const NextPlane<S, K> next_plane(ahead);
     const int64_t rows = walk.rows, pitch = walk.pitch, reach = walk.reach;
     const Filters<T, K, COLUMNS> filters(all);
     // A copy, for a store to the image could change what only a pointer leads to.
@@ -89,13 +111,12 @@ HAMLET_INLINE void roll_down(const Columns<T>& walk, int64_t first, const S* fro
     RollingSums<T, K, COLUMNS> sums(start);
     to -= R * pitch;
     for (int64_t row = 0; row + 1 < rows; ++row, from += pitch, to += pitch) {
-        // The processor's own prefetching does not follow rows that are a dilation apart; where it does, smaller filters have
-        // no instruction to spare.
-        if (K > 3 || (K > 1 && reach > 1))
+        // The processor's own prefetching follows rows that are neighbours; small filters have no instruction to spare then.
+        if (K > 3 || (K > 1 && (reach > 1 || next_plane.large)))
 #pragma GCC unroll 2
             for (int column = 0; column < COLUMNS; ++column) {
-                __builtin_prefetch(from + body[column].offset + ahead);
-                __builtin_prefetch(to + R * pitch + body[column].offset + ahead, 1);
+                next_plane.ask_for(from + body[column].offset);
+                next_plane.template ask_for<1>(to + R * pitch + body[column].offset);
             }
         sums.template add<WHOLE>(from, reach, body, filters);
         if (row >= R) sums.template write<WHOLE>(to, body);
@@ -131,6 +152,7 @@ template <class T, class S, int K, int FIRST, int COUNT>
 HAMLET_INLINE void weigh_down(const Columns<T>& walk, int64_t first, const S* input, const S* grad, int64_t ahead,
                               Vector<T>* total) {
     constexpr int R = K / 2;
+    const NextPlane<S, K> next_plane(ahead);
     const int64_t rows = walk.rows, pitch = walk.pitch;
     const Column<T>*const body = &walk.body[first], *const last = &walk.last[first];
     input += body->offset + (FIRST - R) * walk.reach;
@@ -149,8 +171,8 @@ HAMLET_INLINE void weigh_down(const Columns<T>& walk, int64_t first, const S* in
     for (int64_t row = 0; row < rows; ++row, input += pitch) {
         const Column<T>* column = row + 1 < rows ? body : last;
         if constexpr (FIRST == 0) {
-            __builtin_prefetch(input + ahead);
-            __builtin_prefetch(grad + row * pitch + ahead);
+            next_plane.ask_for(input);
+            next_plane.ask_for(grad + row * pitch);
         }
 #pragma GCC unroll 8
         for (int i = 0; i + 1 < K; ++i) grads[i] = grads[i + 1];

@@ -65,8 +65,8 @@ struct Ahead {
     int64_t step;
 
     HAMLET_INLINE void ask(int64_t count) {
-        ask_for(from, count);
-        ask_for<1>(to, count);
+        ask_for<NEAREST_CACHE>(from, count);
+        ask_for<NEAREST_CACHE, 1>(to, count);
         from += step;
         to += step;
     }

@@ -59,11 +59,19 @@ HAMLET_INLINE void store(T* to, Vector<T> vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
+// As __builtin_prefetch counts them.
+constexpr int NEAREST_CACHE = 3, SECOND_CACHE = 2;
+
+// Elements of four bytes are asked for faster than memory answers; what waits for it on the way to the nearest cache is in
+// the way of the loads at hand.
+template <class S>
+constexpr int CACHE_AHEAD = sizeof(S) >= 4 ? SECOND_CACHE : NEAREST_CACHE;
+
 // So many elements will be read soon, or WRITTEN.
-template <int WRITTEN = 0, class S>
+template <int CACHE, int WRITTEN = 0, class S>
 HAMLET_INLINE void ask_for(const S* from, int64_t count) {
     constexpr int64_t LINE = 64 / sizeof(S);
-    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i, WRITTEN);
+    for (int64_t i = 0; i < count; i += LINE) __builtin_prefetch(from + i, WRITTEN, CACHE);
 }
 
 // Which lanes take part: a mask register, or where there is none a vector of ones and zeros.
