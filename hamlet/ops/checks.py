@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 
 def is_tensor(name: str, value: object, *, ndim: int, shape: str) -> Tensor:
     """Return ``value`` when it is a floating-point tensor of ``ndim`` dimensions, described to people as ``shape``."""
@@ -20,9 +22,13 @@ def is_tensor(name: str, value: object, *, ndim: int, shape: str) -> Tensor:
         raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor of shape {shape}")
     if value.ndim != ndim:
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {ndim} dimensions {shape}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name}: got dtype {value.dtype}, expected float32, float16, bfloat16 or float64")
+    _is_floating(name, value)
     return value
+
+
+def _is_floating(name: str, value: Tensor) -> None:
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name}: got dtype {value.dtype}, expected float32, float16, bfloat16 or float64")
 
 
 def same_kind(**tensors: Tensor) -> None:
@@ -72,8 +78,7 @@ def broadcastable(name: str, value: object, shape: Sequence[int], like: Tensor, 
     """Return ``value`` expanded to ``shape`` (a view), when it is a floating-point tensor that broadcasts to it."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a tensor broadcastable to {meaning}")
-    if not value.is_floating_point():
-        raise TypeError(f"{name}: got dtype {value.dtype}, expected a floating-point dtype")
+    _is_floating(name, value)
     same_device(name, value, "query", like)
     trailing = tuple(shape)[len(shape) - value.ndim :] if value.ndim <= len(shape) else None
     if trailing is None or any(got not in (1, want) for got, want in zip(value.shape, trailing, strict=True)):

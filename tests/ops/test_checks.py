@@ -31,6 +31,7 @@ ATTENTION = [
     ),
     ({"radius": torch.ones(1, 2, 4, 4, 3)}, ValueError, r"radius: got shape \(1, 2, 4, 4, 3\)"),
     ({"radius": torch.ones(3, dtype=torch.int32)}, TypeError, "radius: got dtype torch.int32"),
+    ({"radius": torch.ones(3, dtype=torch.float8_e4m3fn)}, TypeError, "radius: got dtype torch.float8_e4m3fn"),
     ({"radius": torch.ones(3, device="meta")}, ValueError, "radius: got device meta"),
     ({"max_radius": 0.4}, ValueError, "max_radius: got 0.4, expected a finite number >= 0.5"),
     ({"max_radius": math.inf}, ValueError, "max_radius: got inf"),
