@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 
 #include <pybind11/gil_safe_call_once.h>
@@ -16,8 +17,8 @@ namespace hamlet {
 namespace py = pybind11;
 
 inline const dlpack::Exchange* find_exchange() {
-    const auto tensor = py::module_::import("torch").attr("Tensor");
-    const auto capsule = tensor.attr("__dlpack_c_exchange_api__").cast<py::capsule>();
+    const py::object tensor = py::module_::import("torch").attr("Tensor");
+    const py::object capsule = tensor.attr("__dlpack_c_exchange_api__");
     const auto* found = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::CAPSULE));
     if (!found) throw py::error_already_set();
     while (found && found->major != dlpack::MAJOR) found = found->older;
@@ -25,13 +26,16 @@ inline const dlpack::Exchange* find_exchange() {
     return found;
 }
 
+inline const dlpack::Exchange& exchange() {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<const dlpack::Exchange*> found;
+    return *found.call_once_and_store_result(find_exchange).get_stored();
+}
+
 inline DType dtype_of(const dlpack::Tensor& tensor) {
-    if (tensor.lanes == 1) {
-        if (tensor.code == dlpack::FLOAT && tensor.bits == 32) return DType::float32;
-        if (tensor.code == dlpack::FLOAT && tensor.bits == 64) return DType::float64;
-        if (tensor.code == dlpack::BFLOAT && tensor.bits == 16) return DType::bfloat16;
-        if (tensor.code == dlpack::FLOAT && tensor.bits == 16) return DType::float16;
-    }
+    if (tensor.code == dlpack::FLOAT && tensor.bits == 32) return DType::float32;
+    if (tensor.code == dlpack::FLOAT && tensor.bits == 64) return DType::float64;
+    if (tensor.code == dlpack::BFLOAT && tensor.bits == 16) return DType::bfloat16;
+    if (tensor.code == dlpack::FLOAT && tensor.bits == 16) return DType::float16;
     throw std::invalid_argument("no kernel takes tensors of DLPack's dtype " + std::to_string(tensor.code) + " with " +
                                 std::to_string(tensor.bits) + " bits");
 }
@@ -39,13 +43,11 @@ inline DType dtype_of(const dlpack::Tensor& tensor) {
 // A tensor of torch, or None for one that is absent. By DLPack, since reading a tensor's attributes in Python takes
 // longer than a small call's kernel, and torch's own headers would tie the module to one version.
 inline View view_of(py::handle given) {
-    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<const dlpack::Exchange*> exchange;
     View view;
     if (given.is_none()) return view;
     dlpack::Tensor tensor;
-    if (exchange.call_once_and_store_result(find_exchange).get_stored()->tensor_of(given.ptr(), &tensor) != 0)
-        throw py::error_already_set();
-    if (tensor.dimensions > MAX_DIMENSIONS) throw std::invalid_argument("a view has at most 5 dimensions");
+    if (exchange().tensor_of(given.ptr(), &tensor) != 0) throw py::error_already_set();
+    if (tensor.dimensions > MAX_DIMENSIONS) throw std::invalid_argument("a tensor has at most 5 dimensions");
     view.data = tensor.data + tensor.byte_offset;
     if (tensor.code != dlpack::INTEGER || tensor.bits != 64) view.dtype = dtype_of(tensor);
     std::copy_n(tensor.size, tensor.dimensions, view.size);

@@ -5,7 +5,7 @@
 
 namespace hamlet {
 
-// Integers are always int64 and need none.
+// Of numbers with a fraction. Extents and dilations are int64, whatever their views say.
 enum class DType : int { float32, float64, bfloat16, float16 };
 
 constexpr int MAX_DIMENSIONS = 5;

@@ -5,8 +5,8 @@
 
 namespace hamlet::HAMLET_ISA {
 
-// What the next plane will need at the same place is asked for. Two planes and their results fill the nearest cache where
-// they are large; small filters in wide vectors have no time to wait for it.
+// Asks for what the next plane will need at the same place. Into the second cache where two planes and their results would
+// fill half of the nearest one, and where wide vectors ask faster than memory answers; a 5 x 5 is slow enough for the nearest.
 template <class S, int K>
 class NextPlane {
    public:
@@ -111,7 +111,8 @@ HAMLET_INLINE void roll_down(const Columns<T>& walk, int64_t first, const S* fro
     RollingSums<T, K, COLUMNS> sums(start);
     to -= R * pitch;
     for (int64_t row = 0; row + 1 < rows; ++row, from += pitch, to += pitch) {
-        // The processor's own prefetching follows rows that are neighbours; small filters have no instruction to spare then.
+        // The processor's own prefetching follows rows that are neighbours; in planes that are not large it does so well
+        // enough, and small filters have no instruction to spare.
         if (K > 3 || (K > 1 && (reach > 1 || next_plane.large)))
 #pragma GCC unroll 2
             for (int column = 0; column < COLUMNS; ++column) {

@@ -64,6 +64,7 @@ struct Ahead {
     S* to;
     int64_t step;
 
+    // Into the nearest cache: spread over the pixels, these never are too many at once.
     HAMLET_INLINE void ask(int64_t count) {
         ask_for<NEAREST_CACHE>(from, count);
         ask_for<NEAREST_CACHE, 1>(to, count);

@@ -62,8 +62,8 @@ HAMLET_INLINE void store(T* to, Vector<T> vector) {
 // As __builtin_prefetch counts them.
 constexpr int NEAREST_CACHE = 3, SECOND_CACHE = 2;
 
-// Elements of four bytes are asked for faster than memory answers; what waits for it on the way to the nearest cache is in
-// the way of the loads at hand.
+// Kernels ask for elements of four bytes or more faster than memory answers. What waits for it on the way to the nearest
+// cache is in the way of the loads at hand; of narrower ones less is under way, and the nearest cache is better.
 template <class S>
 constexpr int CACHE_AHEAD = sizeof(S) >= 4 ? SECOND_CACHE : NEAREST_CACHE;
 

@@ -39,9 +39,9 @@ Attention attention_of(const py::dict& given) {
 }
 
 template <void (*run)(const Attention&)>
-void run_attention(const py::dict& views, float max_radius, float softness, float scale, bool tf32, int device,
+void run_attention(const py::dict& tensors, float max_radius, float softness, float scale, bool tf32, int device,
                    uintptr_t stream) {
-    Attention attention = attention_of(views);
+    Attention attention = attention_of(tensors);
     attention.max_radius = max_radius, attention.softness = softness, attention.scale = scale;
     attention.tf32 = tf32, attention.device = device, attention.stream = stream;
     const py::gil_scoped_release unlocked;

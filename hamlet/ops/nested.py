@@ -1,11 +1,12 @@
 """Arguments of operators: values, tensors, and lists of tensors. Taking the tensors out, and putting others in.
 
-``torch.utils._pytree`` does this for any structure; these do it for ours at a tenth of the cost of a call.
+``torch.utils._pytree`` does this for any structure; these do it for ours at a tenth of the cost of a call, and for the
+items of one list without a call each, which would cost three times as much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,7 +23,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return [map_tensors(function, item) for item in value] if isinstance(value, list) else value
 
 
-def split(value: Any) -> tuple[Any, list[Tensor]]:
+def split(value: Tensor | Sequence[Any]) -> tuple[Any, list[Tensor]]:
     """The layout of ``value``, and its tensors in order."""
     if isinstance(value, Tensor):
         return _TENSOR, [value]

@@ -10,7 +10,7 @@ import torch
 
 from tests.cuda import build
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3}
+NUMBERS = {torch.float32: 0, torch.bfloat16: 2, torch.float16: 3}
 """As csrc/view.h numbers them."""
 
 
@@ -54,7 +54,7 @@ def test_products_of_fragments_are_matrix_products(units, dtype):
     depth = 8 if dtype == torch.float32 else 16
     left, right, sums = torch.randn(16, depth).to(dtype), torch.randn(depth, 8).to(dtype), torch.randn(16, 8)
     *operands, totals = fragments(left, right, sums)
-    units.product(*map(registers, operands), totals, DTYPES[dtype], False)
+    units.product(*map(registers, operands), totals, NUMBERS[dtype], False)
     wanted = sums.double() + left.double() @ right.double()
     (wanted,) = fragments(left, right, wanted)[2:]
     torch.testing.assert_close(totals.double(), wanted, rtol=1e-6, atol=1e-6)
@@ -63,7 +63,7 @@ def test_products_of_fragments_are_matrix_products(units, dtype):
 def test_a_lane_that_does_not_arrive_is_caught(units):
     *operands, totals = fragments(torch.ones(16, 8), torch.ones(8, 8), torch.ones(16, 8))
     with pytest.raises(RuntimeError, match="diverges at a barrier"):
-        units.product(*map(registers, operands), totals, DTYPES[torch.float32], True)
+        units.product(*map(registers, operands), totals, NUMBERS[torch.float32], True)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -273,6 +273,20 @@ def test_a_radius_that_is_no_number_spoils_its_query_alone():
     assert out.isnan().sum() == 8
 
 
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.ones(1, 1, 1, 1, 1, 1), "a tensor has at most 5 dimensions"),
+        (torch.ones(1, 1, 1, 1, dtype=torch.int32), "no kernel takes tensors of DLPack's dtype 0 with 32 bits"),
+        (torch.ones(1, 1, 1, 1, dtype=torch.complex64), "no kernel takes tensors of DLPack's dtype 5 with 64 bits"),
+    ],
+    ids=["dimensions", "int32", "complex64"],
+)
+def test_what_no_kernel_takes_is_refused(tensor, message):
+    with pytest.raises(ValueError, match=message):
+        native.convolution_forward(tensor, *[None] * 9, 1, 1, False, False, 1)
+
+
 def test_the_peak_counts_all_that_it_does():
     begin = time.perf_counter()
     operations = native.multiply_adds(2, 8)

@@ -1,1 +1,1 @@
-"""The operators' CUDA C++ kernels: what hands tensors to ``hamlet._native.cuda``, which knows nothing of torch."""
+"""The operators' CUDA C++ kernels: what hands tensors to ``hamlet._native.cuda``, which is built without torch."""

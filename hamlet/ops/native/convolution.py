@@ -32,8 +32,8 @@ def forward(
     height, width = ((size + stride - 1) // stride for size in input.shape[2:])
     output = torch.empty(input.shape[0], weight.shape[1], height, width, dtype=input.dtype, memory_format=layout)
     module.convolution_forward(
-        *(input, weight, bias, output, None, None, None, None, dilations, extent),
-        *(stride, groups, residual, layout == torch.channels_last, torch.get_num_threads()),
+        *(input, weight, bias, output, None, None, None, None, dilations, extent, stride, groups, residual),
+        *(layout == torch.channels_last, torch.get_num_threads()),
     )
     return output
 
@@ -62,8 +62,8 @@ def backward(
     d_input, d_weight = torch.empty_like(input, memory_format=layout), torch.empty_like(weight)
     d_bias = None if bias is None else bias.new_empty(bias.shape)
     module.convolution_backward(
-        *(input, weight, None, None, grad, d_input, d_weight, d_bias, dilations, extent),
-        *(stride, groups, residual, layout == torch.channels_last, torch.get_num_threads()),
+        *(input, weight, None, None, grad, d_input, d_weight, d_bias, dilations, extent, stride, groups, residual),
+        *(layout == torch.channels_last, torch.get_num_threads()),
     )
     return d_input, d_weight, d_bias
 

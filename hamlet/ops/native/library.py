@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""Those of queries and images, and of all that has a fraction; extents and dilations are int64."""
 
 WHY_NOT_BUILT = Path(__file__).parents[2] / "_native.txt"
 """Where the build leaves its reason when it could not make the module."""
