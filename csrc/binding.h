@@ -40,19 +40,38 @@ inline DType dtype_of(const dlpack::Tensor& tensor) {
                                 std::to_string(tensor.bits) + " bits");
 }
 
-// A tensor of torch, or None for one that is absent. By DLPack, since reading a tensor's attributes in Python takes
-// longer than a small call's kernel, and torch's own headers would tie the module to one version.
-inline View view_of(py::handle given) {
-    View view;
-    if (given.is_none()) return view;
+// By DLPack, since reading a tensor's attributes in Python takes longer than a small call's kernel, and torch's own headers
+// would tie the module to one version.
+inline dlpack::Tensor tensor_of(py::handle given) {
     dlpack::Tensor tensor;
     if (exchange().tensor_of(given.ptr(), &tensor) != 0) throw py::error_already_set();
     if (tensor.dimensions > MAX_DIMENSIONS) throw std::invalid_argument("a tensor has at most 5 dimensions");
+    return tensor;
+}
+
+inline View view_without_dtype(const dlpack::Tensor& tensor) {
+    View view;
     view.data = tensor.data + tensor.byte_offset;
-    if (tensor.code != dlpack::INTEGER || tensor.bits != 64) view.dtype = dtype_of(tensor);
     std::copy_n(tensor.size, tensor.dimensions, view.size);
     std::copy_n(tensor.stride, tensor.dimensions, view.stride);
     return view;
+}
+
+// A tensor of torch, or None for one that is absent.
+inline View view_of(py::handle given) {
+    if (given.is_none()) return {};
+    const dlpack::Tensor tensor = tensor_of(given);
+    View view = view_without_dtype(tensor);
+    view.dtype = dtype_of(tensor);
+    return view;
+}
+
+// The same for extents and dilations, which are int64.
+inline View integers_of(py::handle given) {
+    if (given.is_none()) return {};
+    const dlpack::Tensor tensor = tensor_of(given);
+    if (tensor.code != dlpack::INTEGER || tensor.bits != 64) throw std::invalid_argument("extents and dilations are int64");
+    return view_without_dtype(tensor);
 }
 
 }  // namespace hamlet

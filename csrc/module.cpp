@@ -16,12 +16,12 @@ Attention attention_of(const py::list& levels, const py::list& sources, const py
     attention.scale = scale;
     for (py::handle item : levels) {
         const auto level = py::reinterpret_borrow<py::tuple>(item);
-        attention.levels.push_back({view_of(level[0]), view_of(level[1]), view_of(level[2]), view_of(level[3])});
+        attention.levels.push_back({view_of(level[0]), view_of(level[1]), view_of(level[2]), integers_of(level[3])});
     }
     for (py::handle item : sources) {
         const auto source = py::reinterpret_borrow<py::tuple>(item);
         attention.sources.push_back(
-            {view_of(source[0]), view_of(source[1]), view_of(source[2]), view_of(source[3]), view_of(source[4])});
+            {view_of(source[0]), view_of(source[1]), view_of(source[2]), view_of(source[3]), integers_of(source[4])});
     }
     for (py::handle item : pairs) {
         const auto pair = py::reinterpret_borrow<py::tuple>(item);
@@ -47,7 +47,7 @@ void run_convolution(py::handle input, py::handle weight, py::handle bias, py::h
                      py::handle extent, int stride, int groups, bool residual, bool channels_last, int threads) {
     Convolution convolution{view_of(input),    view_of(weight),  view_of(bias),     view_of(output),
                             view_of(grad),     view_of(d_input), view_of(d_weight), view_of(d_bias),
-                            view_of(dilation), view_of(extent),  stride,            groups,
+                            integers_of(dilation), integers_of(extent), stride, groups,
                             residual,          channels_last};
     convolution.threads = threads_worth(multiply_adds_of(convolution), threads);
     const py::gil_scoped_release unlocked;

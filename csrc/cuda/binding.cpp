@@ -14,7 +14,7 @@ Result run_convolution(py::handle input, py::handle weight, py::handle bias, py:
                        bool residual, bool channels_last, bool tf32, int device, uintptr_t stream) {
     const Convolution convolution{view_of(input),    view_of(weight),  view_of(bias),     view_of(output),
                                   view_of(grad),     view_of(d_input), view_of(d_weight), view_of(d_bias),
-                                  view_of(parts),    view_of(dilation), view_of(extent),  std::move(steps),
+                                  view_of(parts),    integers_of(dilation), integers_of(extent), std::move(steps),
                                   greatest,          stride,           residual,          channels_last,
                                   tf32,              device,           stream};
     const py::gil_scoped_release unlocked;
@@ -31,10 +31,11 @@ Attention attention_of(const py::dict& given) {
         {"d_query", &attention.d_query},     {"d_key", &attention.d_key},
         {"d_value", &attention.d_value},     {"d_radius", &attention.d_radius},
         {"d_gate", &attention.d_gate},       {"summaries", &attention.summaries},
-        {"largest", &attention.largest},     {"query_extent", &attention.query_extent},
-        {"key_extent", &attention.key_extent}};
+        {"largest", &attention.largest}};
     for (const auto& [name, view] : views)
         if (given.contains(name)) *view = view_of(given[name]);
+    attention.query_extent = integers_of(given["query_extent"]);
+    attention.key_extent = integers_of(given["key_extent"]);
     return attention;
 }
 

@@ -287,6 +287,16 @@ def test_what_no_kernel_takes_is_refused(tensor, message):
         native.convolution_forward(tensor, *[None] * 9, 1, 1, False, False, 1)
 
 
+def test_integers_are_those_of_extents_and_dilations_alone():
+    floats, integers = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="no kernel takes tensors of DLPack's dtype 0 with 64 bits"):
+        native.convolution_forward(integers, *[None] * 9, 1, 1, False, False, 1)
+    for place in ("dilation", "extent"):
+        last = (floats, None) if place == "dilation" else (integers, integers.int())
+        with pytest.raises(ValueError, match="extents and dilations are int64"):
+            native.convolution_forward(floats, floats, *[None] * 6, *last, 1, 1, False, False, 1)
+
+
 def test_the_peak_counts_all_that_it_does():
     begin = time.perf_counter()
     operations = native.multiply_adds(2, 8)
