@@ -64,7 +64,7 @@ struct Ahead {
     S* to;
     int64_t step;
 
-    // Into the nearest cache: spread over the pixels, these never are too many at once.
+    // Into the nearest cache: with the second one it takes up to 1.3 times as long.
     HAMLET_INLINE void ask(int64_t count) {
         ask_for<NEAREST_CACHE>(from, count);
         ask_for<NEAREST_CACHE, 1>(to, count);
