@@ -15,7 +15,6 @@ from hamlet.ops.reference import attention as reference
 from hamlet.ops.registration import Operator, implement
 from hamlet.ops.transforms import call
 from hamlet.ops.triton import attention as triton
-from hamlet.ops.triton.library import interpreted
 
 QUERY_SHAPE = "(B, Hq, Wq, N, D)"
 KEY_SHAPE = "(B, Hk, Wk, N, D)"
@@ -227,8 +226,5 @@ implement(
     incoming=_incoming,
 )
 backends.register(operator.name, backends.Backend("native", native.forward, native.backward, native.why_not))
-backends.register(
-    operator.name,
-    backends.Backend("triton", triton.forward, triton.backward, triton.why_not, volunteers=not interpreted),
-)
-backends.register(operator.name, backends.Backend("cuda", cuda.forward, cuda.backward, cuda.why_not, volunteers=False))
+backends.register(operator.name, backends.Backend("triton", triton.forward, triton.backward, triton.why_not))
+backends.register(operator.name, backends.Backend("cuda", cuda.forward, cuda.backward, cuda.why_not))

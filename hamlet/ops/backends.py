@@ -14,7 +14,12 @@ from typing import Any
 logger = logging.getLogger("hamlet.ops")
 
 NAMES = ("cuda", "triton", "native", "reference")
-"""The backends, in the order in which the automatic choice asks them."""
+"""The backends. The automatic choice asks two of them, which depend on the device; the others serve only those who ask
+for them by name, as Triton's interpreter does on the CPU."""
+
+# Which of the two GPU backends is faster is for measurements to say; until there are any, "cuda" waits to be asked.
+AUTOMATIC_ON_GPU = ("triton", "reference")
+AUTOMATIC_ELSEWHERE = ("native", "reference")
 
 # A plain threading.local: torch.compile sees a change of its attributes, which it does not of a ContextVar's value
 # before PyTorch 2.12, nor of a class attribute's.
@@ -26,15 +31,13 @@ class Backend:
     """One implementation of one operator.
 
     ``forward`` and ``backward`` take the operator's registered arguments, less the backend's name. ``reasons`` takes
-    the arguments of ``forward`` and returns why this backend cannot serve them; an empty list means that it can. A
-    backend that does not ``volunteer`` serves only those who ask for it by name.
+    the arguments of ``forward`` and returns why this backend cannot serve them; an empty list means that it can.
     """
 
     name: str
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     reasons: Callable[..., list[str]]
-    volunteers: bool = True
 
 
 _backends: dict[str, dict[str, Backend]] = {}
@@ -89,7 +92,7 @@ def requested(backend: str | None) -> str | None:
 
 
 def reasons(operator: str, arguments: Sequence[Any]) -> dict[str, list[str]]:
-    """For each backend, in the order of choice, why it cannot serve ``arguments`` (empty: it can)."""
+    """For each backend why it cannot serve ``arguments`` (empty: it can)."""
     return {name: _reasons_of(operator, name, arguments) for name in NAMES}
 
 
@@ -101,12 +104,13 @@ def choose(operator: str, name: str | None, arguments: Sequence[Any]) -> Backend
         if why := _reasons_of(operator, name, arguments):
             raise ValueError(f"backend: got {name!r}, which cannot serve {operator}: {name}: {', '.join(why)}")
         return _backends[operator][name]
-    for candidate in NAMES:  # the last of them, the reference, takes anything
+    on_gpu = _on_gpu(arguments)
+    for candidate in AUTOMATIC_ON_GPU if on_gpu else AUTOMATIC_ELSEWHERE:  # the reference takes anything
         backend = _backends[operator].get(candidate)
-        if backend is not None and backend.volunteers and not backend.reasons(*arguments):
+        if backend is not None and not backend.reasons(*arguments):
             break
     assert backend is not None
-    if backend.name == "reference" and _on_gpu(arguments):
+    if on_gpu and backend.name == "reference":
         why_not = {name: why for name, why in reasons(operator, arguments).items() if why}
         _warn_of_reference(operator, "; ".join(f"{name}: {', '.join(why)}" for name, why in why_not.items()))
     return backend

@@ -15,7 +15,6 @@ from hamlet.ops.reference import convolution as reference
 from hamlet.ops.registration import Operator, implement
 from hamlet.ops.transforms import call
 from hamlet.ops.triton import convolution as triton
-from hamlet.ops.triton.library import interpreted
 
 
 def dynamic_conv2d(
@@ -194,9 +193,5 @@ implement(
     incoming=lambda gradients, inputs: tuple(gradients),
 )
 backends.register(operator.name, backends.Backend("native", native.forward, native.backward, native.why_not))
-backends.register(
-    operator.name,
-    backends.Backend("triton", triton.forward, triton.backward, triton.why_not, volunteers=not interpreted),
-)
-# Which of two GPU backends is faster is for measurements to say; until there are any, this one waits to be asked.
-backends.register(operator.name, backends.Backend("cuda", cuda.forward, cuda.backward, cuda.why_not, volunteers=False))
+backends.register(operator.name, backends.Backend("triton", triton.forward, triton.backward, triton.why_not))
+backends.register(operator.name, backends.Backend("cuda", cuda.forward, cuda.backward, cuda.why_not))

@@ -18,9 +18,10 @@ OPERATORS = tuple(_prepare)
 
 
 def explain(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, list[str]]:
-    """For each backend, in the order of the automatic choice, the reasons why it cannot serve ``op(*args, **kwargs)``.
+    """For each backend the reasons why it cannot serve ``op(*args, **kwargs)``; an empty list means that it can.
 
-    An empty list means that it can; the first such backend is the one that a call without ``backend`` takes.
+    A call without ``backend`` takes ``"triton"`` on a GPU and ``"native"`` elsewhere, or ``"reference"`` where that one
+    cannot.
 
     Args:
         op: an operator of this package, or its name.
@@ -42,7 +43,7 @@ def explain(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str
 
 
 def available_backends(op: str | Callable[..., Any], *args: Any, **kwargs: Any) -> list[str]:
-    """The backends that can serve ``op(*args, **kwargs)``, best first. Arguments and errors as :func:`explain`.
+    """The backends that can serve ``op(*args, **kwargs)``. Arguments and errors as :func:`explain`.
 
     Example:
         >>> import torch

@@ -14,7 +14,6 @@ from hamlet.ops.reference import pyramid as reference
 from hamlet.ops.registration import Operator, implement
 from hamlet.ops.transforms import call
 from hamlet.ops.triton import pyramid as triton
-from hamlet.ops.triton.library import interpreted
 
 Nested = Sequence[Sequence[Any]]
 
@@ -208,7 +207,4 @@ implement(
     incoming=_incoming,
 )
 backends.register(operator.name, backends.Backend("native", native.forward, native.backward, native.why_not))
-backends.register(
-    operator.name,
-    backends.Backend("triton", triton.forward, triton.backward, triton.why_not, volunteers=not interpreted),
-)
+backends.register(operator.name, backends.Backend("triton", triton.forward, triton.backward, triton.why_not))

@@ -111,6 +111,19 @@ def test_use_backend_holds_for_its_thread_alone(picky):
     assert seen == {"other": 42}
 
 
+@pytest.mark.parametrize(("on_gpu", "taken", "named"), [(True, "triton", "cuda"), (False, "native", "triton")])
+def test_a_call_takes_the_backend_of_its_device_or_the_reference(monkeypatch, on_gpu, taken, named):
+    def able(name, why):
+        return backends.Backend(name, lambda *_: None, lambda *_: None, lambda *_: why)
+
+    monkeypatch.setattr(backends, "_on_gpu", lambda arguments: on_gpu)
+    monkeypatch.setitem(backends._backends, "dynamic_conv2d", {name: able(name, []) for name in backends.NAMES})
+    assert backends.choose("dynamic_conv2d", None, [INPUT]).name == taken
+    monkeypatch.setitem(backends._backends["dynamic_conv2d"], taken, able(taken, ["it is ill"]))
+    assert backends.choose("dynamic_conv2d", None, [INPUT]).name == "reference"
+    assert backends.choose("dynamic_conv2d", named, [INPUT]).name == named
+
+
 def test_the_reference_on_a_gpu_is_said_once(monkeypatch, caplog):
     monkeypatch.setattr(backends, "_on_gpu", lambda arguments: True)
     for name in ("cuda", "triton", "native"):
