@@ -5,7 +5,8 @@ serves both. The backward is differentiable through the reference, which gives d
 
 Three conventions keep this file free of any one operator's details: every tensor argument and result has the batch
 first; the backward takes the gradients of the results, then all arguments of the forward, then what was kept of the
-results; a gradient that does not exist (of an argument that was None) is a tensor of shape (batch, 0).
+results; a gradient that does not exist (of an argument that was None) is None, for which the registered operator, which
+must return a tensor, returns one of shape (batch, 0).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hamlet.ops import backends, transforms
+from hamlet.ops.dispatch import tensors_of
 from hamlet.ops.nested import join, map_tensors, split
 from hamlet.ops.transforms import Formulas
 
@@ -56,6 +58,8 @@ class Operator:
             library.define(f"{name}{suffix}({taken}, str? backend) -> {given}", tags=(torch.Tag.pt2_compliant_tag,))
         self.forward = getattr(torch.ops.hamlet, name).default
         self.backward = getattr(torch.ops.hamlet, f"{name}_backward").default
+        self.lists = transforms.lists_of_tensors(self.forward)
+        self.backward_lists = transforms.lists_of_tensors(self.backward)
 
     def forward_arguments(self, backward_arguments: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(backward_arguments[self.incoming_count : self.incoming_count + self.argument_count])
@@ -106,15 +110,15 @@ def _implement_forward(
     def differentiate(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         saved = join(ctx.layout, ctx.saved_tensors)
         inputs = saved[: operator.argument_count]
-        outgoing = [_no_gradient(argument) for argument in inputs]
-        if not split(list(gradients))[1]:
+        outgoing = _no_gradients(inputs, operator.lists)
+        if not tensors_of(gradients):
             return (*outgoing, None)
         found = transforms.call(operator.backward, *incoming(gradients, inputs), *saved)
         for position, gradient in zip(operator.differentiable, found, strict=True):
             outgoing[position] = None if inputs[position] is None else gradient
         return (*outgoing, None)
 
-    _register(operator.forward, fake, Formulas(run, save, differentiate))
+    _register(operator.forward, run, fake, Formulas(run, save, differentiate))
 
 
 def _implement_backward(
@@ -126,8 +130,11 @@ def _implement_backward(
     def run(*arguments: Any) -> Any:
         *own, backend = arguments
         inputs = operator.forward_arguments(own)
-        found = backends.choose(operator.name, backend, inputs).backward(*own)
-        return tuple(_absent(inputs) if gradient is None else gradient for gradient in found)
+        return backends.choose(operator.name, backend, inputs).backward(*own)
+
+    def registered(*arguments: Any) -> Any:
+        inputs = operator.forward_arguments(arguments)
+        return tuple(_absent(inputs) if gradient is None else gradient for gradient in run(*arguments))
 
     def fake(*arguments: Any) -> Any:
         inputs = operator.forward_arguments(arguments)
@@ -137,23 +144,22 @@ def _implement_backward(
     def recomputed(*arguments: Any) -> Any:
         """The backward as a function of the forward's arguments alone, what it keeps included."""
         inputs = operator.forward_arguments(arguments)
-        found = reference.backward(*arguments[: operator.incoming_count], *inputs, *kept(reference.forward(*inputs)))
-        return tuple(_absent(inputs) if gradient is None else gradient for gradient in found)
+        return reference.backward(*arguments[: operator.incoming_count], *inputs, *kept(reference.forward(*inputs)))
 
     def differentiate(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         *arguments, _ = join(ctx.layout, ctx.saved_tensors)
-        if not split(list(gradients))[1]:
-            return (*(_no_gradient(argument) for argument in arguments), None)
+        if not tensors_of(gradients):
+            return (*_no_gradients(arguments, operator.backward_lists), None)
         return (*transforms.vector_jacobian(recomputed, arguments, gradients), None)
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         _save(ctx, inputs)
 
-    _register(operator.backward, fake, Formulas(run, save, differentiate))
+    _register(operator.backward, registered, fake, Formulas(run, save, differentiate))
 
 
-def _register(op: Any, fake: Callable[..., Any], formulas: Formulas) -> None:
-    library.impl(op, formulas.run, "CompositeExplicitAutograd")
+def _register(op: Any, run: Callable[..., Any], fake: Callable[..., Any], formulas: Formulas) -> None:
+    library.impl(op, run, "CompositeExplicitAutograd")
     torch.library.register_fake(op, lambda *arguments: fake(*arguments[:-1]), lib=library)
     torch.library.register_autograd(op, formulas.differentiate, setup_context=formulas.save, lib=library)
     torch.library.register_vmap(op, transforms.vmap_rule(op), lib=library)
@@ -165,10 +171,12 @@ def _absent(arguments: Sequence[Any]) -> Tensor:
     return first.new_empty((first.shape[0], 0))
 
 
-def _no_gradient(argument: Any) -> Any:
-    """What autograd wants for an argument without gradient: None, or a list of None for a list of tensors."""
-    tensors = isinstance(argument, (list, tuple)) and all(isinstance(item, Tensor) for item in argument)
-    return [None] * len(argument) if tensors else None
+def _no_gradients(arguments: Sequence[Any], lists: Sequence[int]) -> list[Any]:
+    """What autograd wants where nothing has a gradient: None, and a list of None for a list of tensors."""
+    outgoing: list[Any] = [None] * len(arguments)
+    for position in lists:
+        outgoing[position] = [None] * len(arguments[position])
+    return outgoing
 
 
 def _save(ctx: Any, arguments: Sequence[Any]) -> None:

@@ -9,6 +9,7 @@ dispatcher's time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,10 @@ from hamlet.ops.nested import flatten, join, map_tensors, split
 
 
 class Formulas(NamedTuple):
-    """What one registered operator runs, how it saves for its backward, and the backward."""
+    """What a registered operator's call runs, how it saves for its backward, and the backward.
+
+    A result that does not exist is None here; of the registered operator itself, which must return a tensor, it is one.
+    """
 
     run: Callable[..., Any]
     save: Callable[..., None]
@@ -27,28 +31,36 @@ class Formulas(NamedTuple):
 
 
 _formulas: dict[Any, Formulas] = {}
-_differentiable: dict[Any, type[torch.autograd.Function]] = {}
+_differentiable: dict[Any, Callable[..., Any]] = {}
 
 
 def register(op: Any, formulas: Formulas) -> None:
     _formulas[op] = formulas
+    lists = lists_of_tensors(op)
     # A class of its own, so that a graph and the profiler show the operator's name.
-    _differentiable[op] = type(op._opname, (_Differentiable,), {})
+    function: Any = type(op._opname, (_OfLists if lists else _OfTensors,), {})
+    _differentiable[op] = partial(_apply, function, op) if lists else partial(function.apply, formulas)
+
+
+def lists_of_tensors(op: Any) -> list[int]:
+    """The positions of the arguments that are lists of tensors."""
+    types = [str(argument.type) for argument in op._schema.arguments]
+    return [position for position, name in enumerate(types) if name.startswith("List") and "Tensor" in name]
 
 
 def call(op: Any, *arguments: Any) -> Any:
-    """``op(*arguments)``, which also works inside torch.func's transforms."""
+    """``op(*arguments)``, which also works inside torch.func's transforms, and may return None for an absent result."""
     if torch.compiler.is_compiling():
         return op(*arguments)
     tensors = dispatch.tensors_of(arguments)
     if dispatch.needed(tensors):
-        return _apply(_Transformable, op, arguments) if torch._C._are_functorch_transforms_active() else op(*arguments)
+        return _apply(_Transformable, op, *arguments) if torch._C._are_functorch_transforms_active() else op(*arguments)
     if dispatch.differentiated(tensors):
-        return _apply(_differentiable[op], op, arguments)
+        return _differentiable[op](*arguments)
     return _formulas[op].run(*arguments)
 
 
-def _apply(function: type[torch.autograd.Function], op: Any, arguments: tuple[Any, ...]) -> Any:
+def _apply(function: type[torch.autograd.Function], op: Any, *arguments: Any) -> Any:
     layout, tensors = split(arguments)
     plan = _Plan(op, layout)
     results = function.apply(plan, *tensors)
@@ -64,8 +76,23 @@ class _Plan:
         self.result_layout: Any = None
 
 
-class _Differentiable(torch.autograd.Function):
+class _OfTensors(torch.autograd.Function):
     # With a setup_context of its own, as a transform wants it, apply() would bind a signature in every call.
+    @staticmethod
+    def forward(ctx: Any, formulas: Formulas, *arguments: Any) -> Any:
+        output = formulas.run(*arguments)
+        ctx.formulas = formulas
+        formulas.save(ctx, arguments, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        return (None, *ctx.formulas.differentiate(ctx, *gradients))
+
+
+class _OfLists(torch.autograd.Function):
+    """The same for lists of tensors, which autograd takes no gradient of: it is given the tensors in them."""
+
     @staticmethod
     def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
         arguments = join(plan.layout, tensors)
@@ -96,7 +123,7 @@ class _Transformable(torch.autograd.Function):
         ctx.plan = plan
         _formulas[plan.op].save(ctx, join(plan.layout, tensors), join(plan.result_layout, output))
 
-    backward = _Differentiable.backward
+    backward = _OfLists.backward
 
     @staticmethod
     def vmap(

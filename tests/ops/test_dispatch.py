@@ -70,6 +70,16 @@ def test_the_tensors_of_arguments_are_found_in_lists_too():
     assert [id(x) for x in found] == [id(x) for x in (first, second, third)]
 
 
+@pytest.mark.parametrize("watched", [contextlib.nullcontext, Seen])
+def test_a_second_gradient_where_an_argument_is_absent(watched):
+    x, weight = torch.rand(1, 2, 4, 4, dtype=torch.float64), torch.rand(1, 2, 1, 3, 3, dtype=torch.float64)
+    with watched():
+        assert torch.autograd.gradgradcheck(
+            lambda x, weight: dynamic_conv2d(x, weight, groups=2), (x.requires_grad_(), weight.requires_grad_())
+        )
+        assert torch.autograd.gradgradcheck(attend, tensor().double().requires_grad_())
+
+
 @pytest.mark.parametrize(
     "argument",
     [torch._neg_view(tensor()), tensor().as_subclass(Subclass), tensor().to("meta")],
