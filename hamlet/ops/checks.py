@@ -66,12 +66,17 @@ def _bounds(least: float, above: float) -> str:
     return f"a finite number > {above}" if above > -math.inf else f"a finite number >= {least}"
 
 
-def whole_number(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected an int >= 1")
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected an int >= 1")
-    return value
+def whole_number(name: str, value: object, index: int | None = None) -> int:
+    """Return an int that is at least 1; it is called ``name``, or ``name[index]``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value >= 1:
+            return value
+        raise ValueError(f"{_called(name, index)}: got {value}, expected an int >= 1")
+    raise TypeError(f"{_called(name, index)}: got {type(value).__name__}, expected an int >= 1")
+
+
+def _called(name: str, index: int | None) -> str:
+    return name if index is None else f"{name}[{index}]"
 
 
 def broadcastable(name: str, value: object, shape: Sequence[int], like: Tensor, meaning: str) -> Tensor:
@@ -99,9 +104,9 @@ def integer_tensor(name: str, value: object, shape: Sequence[int], like: Tensor,
     return value
 
 
-def extent_values(name: str, extent: Tensor | None, height: int, width: int) -> None:
+def extent_values(name: str, extent: Tensor, height: int, width: int) -> None:
     """Raise when an extent on the CPU is not within 1 and the grid's (height, width)."""
-    if extent is None or extent.device.type != "cpu" or extent.numel() == 0:
+    if extent.device.type != "cpu" or extent.numel() == 0:
         return
     grid = torch.tensor([height, width])
     if bool(((extent < 1) | (extent > grid)).any()):
@@ -110,9 +115,9 @@ def extent_values(name: str, extent: Tensor | None, height: int, width: int) -> 
         )
 
 
-def dilation_values(dilation: Tensor | None, max_dilation: int) -> None:
+def dilation_values(dilation: Tensor, max_dilation: int) -> None:
     """Raise when a dilation on the CPU is not within 1 and ``max_dilation``."""
-    if dilation is None or dilation.device.type != "cpu" or dilation.numel() == 0:
+    if dilation.device.type != "cpu" or dilation.numel() == 0:
         return
     if bool(((dilation < 1) | (dilation > max_dilation)).any()):
         raise ValueError(

@@ -98,14 +98,14 @@ def prepare(
     checks.same_kind(input=input, weight=weight)
     batch, channels, height, width = input.shape
     groups = checks.whole_number("groups", groups)
-    outputs = weight.shape[1]
+    _, outputs, _, *kernel = weight.shape
     for name, count in (("Cin", channels), ("Cout", outputs)):
         if count % groups:
             raise ValueError(f"groups: got {groups}, expected a divisor of {name} = {count}")
     wanted = (batch, None, channels // groups, None, None)
     checks.sizes("weight", weight, wanted, "(B, Cout, Cin / groups, kh, kw)")
-    if weight.shape[3] % 2 == 0 or weight.shape[4] % 2 == 0:
-        raise ValueError(f"weight: got a kernel of {weight.shape[3]} x {weight.shape[4]}, expected odd sizes")
+    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
+        raise ValueError(f"weight: got a kernel of {kernel[0]} x {kernel[1]}, expected odd sizes")
     if checks.whole_number("stride", stride) > 2:
         raise ValueError(f"stride: got {stride}, expected 1 or 2")
     if not isinstance(residual, bool):
@@ -141,7 +141,7 @@ def _dilation(dilation: object, groups: int, input: Tensor) -> tuple[list[int], 
         checks.integer_tensor("dilation", dilation, (input.shape[0], blocks), input, "(B, T)")
         steps, tensor = [1] * blocks, dilation
     elif isinstance(dilation, list | tuple):
-        steps, tensor = [checks.whole_number(f"dilation[{t}]", step) for t, step in enumerate(dilation)], None
+        steps, tensor = [checks.whole_number("dilation", step, t) for t, step in enumerate(dilation)], None
         blocks = len(steps)
     else:
         steps, tensor, blocks = [checks.whole_number("dilation", dilation)], None, 1
@@ -153,9 +153,10 @@ def _dilation(dilation: object, groups: int, input: Tensor) -> tuple[list[int], 
 def _check_values(
     input: Tensor, weight: Tensor, bias: Any, dilation: Tensor | None, extent: Tensor | None, *rest: Any
 ) -> None:
-    max_dilation = rest[1]
-    checks.extent_values("extent", extent, *input.shape[2:])
-    checks.dilation_values(dilation, max_dilation)
+    if extent is not None:
+        checks.extent_values("extent", extent, *input.shape[2:])
+    if dilation is not None:
+        checks.dilation_values(dilation, rest[1])
 
 
 def _fake(input: Tensor, weight: Tensor, bias: Any, dilation: Any, extent: Any, *rest: Any) -> Tensor:

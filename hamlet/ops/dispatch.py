@@ -6,8 +6,7 @@ import functools
 import operator
 from collections.abc import Iterable, Sequence
 
-import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch._C import (
     DispatchKey,
     DispatchKeySet,
@@ -15,7 +14,10 @@ from torch._C import (
     _dispatch_tls_local_exclude_set,
     _dispatch_tls_local_include_set,
 )
-from torch.autograd import forward_ad
+from torch.autograd import _profiler_enabled, forward_ad
+from torch.overrides import has_torch_function
+
+from hamlet.ops.nested import SCALARS
 
 PLAIN = (
     *(DispatchKey.CPU, DispatchKey.CUDA, DispatchKey.AutogradCPU, DispatchKey.AutogradCUDA),
@@ -33,12 +35,12 @@ def tensors_of(arguments: Iterable[object]) -> list[Tensor]:
     """The tensors among a registered operator's arguments, those in its lists included."""
     tensors: list[Tensor] = []
     for argument in arguments:
-        if argument is None or isinstance(argument, float):
+        if type(argument) in SCALARS:
             continue
         if isinstance(argument, Tensor):
             tensors.append(argument)
         elif isinstance(argument, (list, tuple)):
-            tensors += [item for item in argument if isinstance(item, Tensor)]
+            tensors += [item for item in argument if type(item) not in SCALARS and isinstance(item, Tensor)]
     return tensors
 
 
@@ -48,7 +50,7 @@ def differentiated(tensors: Iterable[Tensor]) -> bool:
     It is not below autograd, as in the body of a ``torch.library.custom_op``, whatever the gradient mode.
     """
     return (
-        torch.is_grad_enabled()
+        is_grad_enabled()
         and any(tensor.requires_grad for tensor in tensors)
         and _dispatch_tls_local_exclude_set().raw_repr() & AUTOGRAD == 0
     )
@@ -65,7 +67,7 @@ def needed(tensors: Sequence[Tensor]) -> bool:
         keys |= _dispatch_keys(tensor).raw_repr()
     return (
         keys & ~_dispatch_tls_local_exclude_set().raw_repr() & OBSERVED != 0
-        or torch.overrides.has_torch_function(tensors)
+        or has_torch_function(tensors)
         or forward_ad._current_level >= 0
-        or torch.autograd._profiler_enabled()
+        or _profiler_enabled()
     )

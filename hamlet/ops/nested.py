@@ -11,7 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+SCALARS = frozenset((type(None), bool, int, float, str))
+"""Types of arguments that hold no tensor: a look here takes a third of the ``isinstance`` that it makes needless."""
+
 _TENSOR = object()
+_NESTED = frozenset((list, tuple))  # the very types, as layouts are made here
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -35,7 +39,9 @@ def _taken(values: Any, tensors: list[Tensor]) -> Any:
     """The layout of a tuple or list, whose tensors go to the end of ``tensors``."""
     layout: list[Any] = []
     for item in values:
-        if isinstance(item, Tensor):
+        if type(item) in SCALARS:
+            layout.append(item)
+        elif isinstance(item, Tensor):
             layout.append(_TENSOR)
             tensors.append(item)
         else:
@@ -51,7 +57,7 @@ def join(layout: Any, tensors: Iterable[Any]) -> Any:
 
 def _joined(layout: Any, tensors: Iterator[Any]) -> Any:
     values = [
-        next(tensors) if item is _TENSOR else _joined(item, tensors) if isinstance(item, (list, tuple)) else item
+        next(tensors) if item is _TENSOR else _joined(item, tensors) if type(item) in _NESTED else item
         for item in layout
     ]
     return tuple(values) if isinstance(layout, tuple) else values
@@ -62,10 +68,10 @@ def flatten(value: Any, like: Any) -> list[Any]:
     if like is _TENSOR:
         return [value]
     found: list[Any] = []
-    if isinstance(like, (list, tuple)) and value is not None:
+    if type(like) in _NESTED and value is not None:
         for item, place in zip(value, like, strict=True):
             if place is _TENSOR:
                 found.append(item)
-            elif isinstance(place, (list, tuple)):
+            elif type(place) in _NESTED:
                 found += flatten(item, place)
     return found

@@ -1,6 +1,7 @@
 """A call goes straight to its kernel where PyTorch's dispatcher has nothing to do, and only there."""
 
 import contextlib
+import enum
 
 import pytest
 import torch
@@ -28,6 +29,10 @@ class Overriding(TorchFunctionMode):
 
 class Subclass(torch.Tensor):
     pass
+
+
+class Step(enum.IntEnum):
+    ONE = 1
 
 
 def tensor():
@@ -66,7 +71,7 @@ def test_the_body_of_an_operator_records_no_gradient_of_what_it_captures():
 
 def test_the_tensors_of_arguments_are_found_in_lists_too():
     first, second, third = (tensor() for _ in range(3))
-    found = dispatch.tensors_of([first, None, [second, third], 1.0, [2, 3], "native", True])
+    found = dispatch.tensors_of([first, None, [second, third], 1.0, [2, 3], "native", True, [Step.ONE], Step.ONE])
     assert [id(x) for x in found] == [id(x) for x in (first, second, third)]
 
 
@@ -78,6 +83,13 @@ def test_a_second_gradient_where_an_argument_is_absent(watched):
             lambda x, weight: dynamic_conv2d(x, weight, groups=2), (x.requires_grad_(), weight.requires_grad_())
         )
         assert torch.autograd.gradgradcheck(attend, tensor().double().requires_grad_())
+
+
+def test_numbers_of_a_type_of_their_own_are_taken():
+    x, weight = torch.rand(1, 2, 4, 4), torch.rand(1, 2, 1, 3, 3, requires_grad=True)
+    out = dynamic_conv2d(x, weight, dilation=[Step.ONE, 2], groups=2, stride=Step.ONE)
+    torch.testing.assert_close(out, dynamic_conv2d(x, weight, dilation=[1, 2], groups=2))
+    assert torch.autograd.grad(out.sum(), weight)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(

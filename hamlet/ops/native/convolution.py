@@ -28,9 +28,10 @@ def forward(
     """The output in input's dtype and memory format; one ``dilation`` a block, unless ``dilation_tensor`` rules."""
     layout = memory_format(input)
     input, weight = input.contiguous(memory_format=layout), weight.contiguous()
-    dilations, extent = _table(input, dilation_tensor, dilation, max_dilation), extents(extent)
-    height, width = ((size + stride - 1) // stride for size in input.shape[2:])
-    output = torch.empty(input.shape[0], weight.shape[1], height, width, dtype=input.dtype, memory_format=layout)
+    batch, _, height, width = input.shape
+    dilations, extent = _table(batch, dilation_tensor, dilation, max_dilation), extents(extent)
+    size = batch, weight.shape[1], -(-height // stride), -(-width // stride)
+    output = torch.empty(*size, dtype=input.dtype, memory_format=layout)
     module.convolution_forward(
         *(input, weight, bias, output, None, None, None, None, dilations, extent, stride, groups, residual),
         *(layout == torch.channels_last, torch.get_num_threads()),
@@ -58,7 +59,7 @@ def backward(
         weight.contiguous(),
         grad.contiguous(memory_format=layout),
     )
-    dilations, extent = _table(input, dilation_tensor, dilation, max_dilation), extents(extent)
+    dilations, extent = _table(input.shape[0], dilation_tensor, dilation, max_dilation), extents(extent)
     d_input, d_weight = torch.empty_like(input, memory_format=layout), torch.empty_like(weight)
     d_bias = None if bias is None else bias.new_empty(bias.shape)
     module.convolution_backward(
@@ -68,17 +69,17 @@ def backward(
     return d_input, d_weight, d_bias
 
 
-def _table(input: Tensor, tensor: Tensor | None, dilation: Sequence[int], max_dilation: int) -> Tensor:
+def _table(batch: int, tensor: Tensor | None, dilation: Sequence[int], max_dilation: int) -> Tensor:
     """The dilation of every sample and block, int64 (B, T)."""
     if tensor is None:
-        return _steps(tuple(dilation)).expand(input.shape[0], -1)
+        return _steps(batch, tuple(dilation))
     return tensor.to(torch.int64).clamp(1, max_dilation)
 
 
 @functools.lru_cache(maxsize=64)
-def _steps(dilation: tuple[int, ...]) -> Tensor:
-    """Made once, as it costs an eighth of a small call."""
-    return torch.tensor(dilation, dtype=torch.int64)
+def _steps(batch: int, dilation: tuple[int, ...]) -> Tensor:
+    """Kept, since making it takes longer than a few pixels' convolution."""
+    return torch.tensor(dilation, dtype=torch.int64).expand(batch, -1)
 
 
 def why_not(input: Tensor, *rest: Any) -> list[str]:

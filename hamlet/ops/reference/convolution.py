@@ -88,7 +88,7 @@ def backward(
 
 def memory_format(input: Tensor) -> torch.memory_format:
     """The format that the output keeps: channels_last where the input is stored so, contiguous otherwise."""
-    last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+    last = not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
 
