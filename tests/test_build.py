@@ -30,6 +30,14 @@ def test_the_instruction_set_is_taken_from_the_environment():
     assert "HAMLET_CPU_ISA: got 'mmx', expected one of those that this processor has: baseline" in answer("mmx")
 
 
+def test_a_module_that_cannot_be_loaded_says_why():
+    pytest.importorskip("hamlet._native")
+    strange = f"import torch; del torch.Tensor.__dlpack_c_exchange_api__; {CODE}"
+    done = subprocess.run([sys.executable, "-c", strange], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("None the native kernels cannot be loaded: ")
+    assert "__dlpack_c_exchange_api__" in done.stdout
+
+
 def test_without_a_compiler_the_build_goes_on_and_says_why(tmp_path):
     pytest.importorskip("setuptools")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):

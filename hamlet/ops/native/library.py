@@ -21,9 +21,11 @@ WHY_NOT_BUILT = Path(__file__).parents[2] / "_native.txt"
 def _load() -> tuple[Any, str | None]:
     try:
         module = importlib.import_module("hamlet._native")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         why = WHY_NOT_BUILT.read_text().strip() if WHY_NOT_BUILT.exists() else str(error)
         return None, f"the native kernels were not built: {why}"
+    except ImportError as error:
+        return None, f"the native kernels cannot be loaded: {error.__cause__ or error}"
     asked = os.environ.get("HAMLET_CPU_ISA")
     if asked:
         if asked not in module.instruction_sets():
