@@ -19,7 +19,7 @@ CODE = (
 
 
 def test_the_instruction_set_is_taken_from_the_environment():
-    pytest.importorskip("hamlet._native")
+    pytest.importorskip("hamlet._native", reason="there was no C++ compiler to build the native kernels with")
 
     def answer(value):
         environment = os.environ | {"HAMLET_CPU_ISA": value}
@@ -31,7 +31,7 @@ def test_the_instruction_set_is_taken_from_the_environment():
 
 
 def test_a_module_that_cannot_be_loaded_says_why():
-    pytest.importorskip("hamlet._native")
+    pytest.importorskip("hamlet._native", reason="there was no C++ compiler to build the native kernels with")
     strange = f"import torch; del torch.Tensor.__dlpack_c_exchange_api__; {CODE}"
     done = subprocess.run([sys.executable, "-c", strange], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("None the native kernels cannot be loaded: ")
@@ -39,7 +39,7 @@ def test_a_module_that_cannot_be_loaded_says_why():
 
 
 def test_without_a_compiler_the_build_goes_on_and_says_why(tmp_path):
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", reason="the build is run by hand here, without pip's own setuptools")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
